@@ -1,0 +1,141 @@
+"""Every error of the house, as one tree.
+
+    ProxyError
+    ├── ConfigError                 a setting is wrong: exit 2
+    ├── FolderInUse                 another process holds the data folder: exit 3
+    ├── RequestRejected             the client's message is refused, nothing was forwarded
+    │   ├── MalformedRequest  400   not HTTP/1.1, or ambiguous
+    │   ├── HostNotAllowed    403   Host or Origin is not on the allow-list
+    │   ├── UriTooLong        414
+    │   ├── HeadersTooLarge   431
+    │   ├── RequestTimedOut   408   the client did not finish its message in time
+    │   ├── MethodRefused     501   CONNECT, or an upgrade that is not WebSocket
+    │   ├── VersionRefused    505
+    │   └── Overloaded        503   a limit of ours is reached, or recording is mandatory and impossible
+    ├── UpstreamError               no complete answer came
+    │   ├── DnsFailed         502 dns_error
+    │   ├── ConnectFailed     502 connection_refused
+    │   ├── TlsFailed         502 tls_protocol_error
+    │   ├── ConnectTimeout    504 connection_timeout
+    │   ├── ReadTimeout       504 connection_read_timeout
+    │   ├── UpstreamClosed    502 connection_terminated       closed before an answer began
+    │   ├── MalformedResponse 502 http_protocol_error
+    │   └── IncompleteResponse 502 http_response_incomplete   closed in the middle of an answer
+    └── StoreError
+        ├── StoreUnavailable        cannot be opened or reached now
+        ├── NotFound                no such exchange
+        └── FormatTooNew            written by a newer version
+
+`status` is the HTTP status a client gets, `proxy_status` the error token of RFC 9209 section 2.3, `google_status` the
+word for it in a Gemini error body. Errors of libraries are mapped to these at one border each.
+"""
+
+from __future__ import annotations
+
+
+class ProxyError(Exception):
+    """Root of everything this package raises on purpose. Its text is a sentence a user can act on."""
+
+
+class ConfigError(ProxyError):
+    """A setting cannot work. The text names the setting and says what to do."""
+
+
+class FolderInUse(ProxyError):
+    """The data folder belongs to another running process."""
+
+
+class WireError(ProxyError):
+    """An error with a face on the wire."""
+
+    status: int = 500
+    google_status: str = "INTERNAL"
+    proxy_status: str | None = "proxy_internal_error"
+
+
+class RequestRejected(WireError):
+    status, google_status, proxy_status = 400, "INVALID_ARGUMENT", "http_request_error"
+
+
+class MalformedRequest(RequestRejected):
+    pass
+
+
+class HostNotAllowed(RequestRejected):
+    status, google_status, proxy_status = 403, "PERMISSION_DENIED", "http_request_denied"
+
+
+class UriTooLong(RequestRejected):
+    status, google_status = 414, "INVALID_ARGUMENT"
+
+
+class HeadersTooLarge(RequestRejected):
+    status, google_status = 431, "INVALID_ARGUMENT"
+
+
+class RequestTimedOut(RequestRejected):
+    status, google_status = 408, "DEADLINE_EXCEEDED"
+
+
+class MethodRefused(RequestRejected):
+    status, google_status = 501, "UNIMPLEMENTED"
+
+
+class VersionRefused(RequestRejected):
+    status, google_status = 505, "UNIMPLEMENTED"
+
+
+class Overloaded(RequestRejected):
+    status, google_status, proxy_status = 503, "UNAVAILABLE", "proxy_internal_response"
+
+
+class UpstreamError(WireError):
+    status, google_status = 502, "UNAVAILABLE"
+
+
+class DnsFailed(UpstreamError):
+    proxy_status = "dns_error"
+
+
+class ConnectFailed(UpstreamError):
+    proxy_status = "connection_refused"
+
+
+class TlsFailed(UpstreamError):
+    proxy_status = "tls_protocol_error"
+
+
+class ConnectTimeout(UpstreamError):
+    status, google_status, proxy_status = 504, "DEADLINE_EXCEEDED", "connection_timeout"
+
+
+class ReadTimeout(UpstreamError):
+    status, google_status, proxy_status = 504, "DEADLINE_EXCEEDED", "connection_read_timeout"
+
+
+class UpstreamClosed(UpstreamError):
+    proxy_status = "connection_terminated"
+
+
+class MalformedResponse(UpstreamError):
+    proxy_status = "http_protocol_error"
+
+
+class IncompleteResponse(UpstreamError):
+    proxy_status = "http_response_incomplete"
+
+
+class StoreError(ProxyError):
+    pass
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be opened or reached now; nothing recorded is lost, the journal keeps it."""
+
+
+class NotFound(StoreError):
+    """No exchange has this id."""
+
+
+class FormatTooNew(StoreError):
+    """The file was written by a newer version of this program."""

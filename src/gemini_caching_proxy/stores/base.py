@@ -1,0 +1,218 @@
+"""The contract of a store, and the words to ask it with.
+
+Invariants every store keeps: adding is idempotent by exchange id and all-or-nothing per batch; the journal position of a
+batch is committed with it; a part is kept once however often it is used; lists, filters and statistics never read a
+body; joined pieces are the sent bytes. Values from users are only ever parameters, never query text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+from uuid import UUID
+
+from ..exchange import Exchange, FailureKind, StreamShape
+
+StatsGroup = Literal["model", "day", "hour", "client", "operation", "status", "credential"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A filter; unset fields do not filter, set ones must all hold."""
+
+    model: str | None = None
+    """Model asked for or that answered; `*` at the end matches any rest."""
+    operation: str | None = None
+    provider: str | None = None
+    status: int | None = None
+    """Exact HTTP status."""
+    status_class: int | None = None
+    """1 to 5: 4 means 400 to 499."""
+    errors: bool | None = None
+    """True: only failures and statuses >= 400; False: only the others."""
+    failure: FailureKind | None = None
+    since_ns: int | None = None
+    """Started at or after (Unix ns)."""
+    until_ns: int | None = None
+    """Started before (Unix ns)."""
+    conversation: UUID | None = None
+    contains: str | None = None
+    """Words that request or response text holds, all of them."""
+    credential: str | None = None
+    client: str | None = None
+    """Start of the user agent, case-insensitive."""
+    method: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One exchange as lists show it."""
+
+    id: UUID
+    sequence: int
+    """Grows with every exchange a store takes in; a cursor for following it."""
+    started_ns: int
+    provider: str
+    operation: str
+    method: str
+    target: str
+    model: str | None
+    model_version: str | None
+    status: int | None
+    failure: FailureKind | None
+    finish_reason: str | None
+    stream_shape: StreamShape
+    client_address: str
+    user_agent: str | None
+    credential: str | None
+    request_bytes: int
+    response_bytes: int
+    chunk_count: int
+    ttfb_us: int | None
+    ttft_us: int | None
+    duration_us: int | None
+    input_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    thoughts_tokens: int | None
+    total_tokens: int | None
+    price_nanousd: int | None
+    conversation: UUID | None
+    parent: UUID | None
+    preview: str
+    """First 200 characters of what the model said, or of the last thing it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Summaries, newest first, and the cursor of what follows (None = the end)."""
+
+    items: tuple[Summary, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A search result."""
+
+    summary: Summary
+    snippet: str
+    """Text around the match, the match between U+0002 and U+0003."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatsRow:
+    """Sums over one group. `key` is the group's value; with no grouping it is empty."""
+
+    key: str
+    exchanges: int
+    errors: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    thoughts_tokens: int
+    total_tokens: int
+    priced: int
+    """Exchanges that have a price; the others are unpriced, which is not free."""
+    total_nanousd: int
+    request_bytes: int
+    response_bytes: int
+    duration_us_p50: int | None
+    duration_us_p95: int | None
+    duration_us_p99: int | None
+    ttft_us_p50: int | None
+    ttft_us_p95: int | None
+    ttft_us_p99: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPosition:
+    """How far a journal was taken in: everything before it is in the store or was damaged."""
+
+    journal: str
+    """Name of one worker's run."""
+    segment: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddResult:
+    added: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    exchanges: int
+    parts: int
+    bytes_freed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSize:
+    exchanges: int
+    parts: int
+    file_bytes: int
+    """All the store takes on disk."""
+    body_bytes: int
+    """Bytes of all bodies as they passed: `file_bytes / body_bytes` is the dedup ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainMatch:
+    """An exchange whose whole request chain ends in a given hash."""
+
+    exchange: UUID
+    conversation: UUID
+
+
+class ExchangeStore(Protocol):
+    """A place for exchanges. `open` first, `aclose` last; one event loop.
+
+    Raises (all methods): StoreUnavailable, FormatTooNew (open), NotFound (get).
+    """
+
+    async def open(self, *, read_only: bool = False) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult: ...
+
+    async def positions(self) -> Mapping[str, JournalPosition]: ...
+
+    async def forget_journal(self, journal: str) -> None:
+        """Drop the position of a journal that is fully taken in and deleted."""
+        ...
+
+    async def get(self, exchange_id: UUID) -> Exchange:
+        """The whole exchange, bodies joined."""
+        ...
+
+    async def resolve(self, prefix: str) -> UUID:
+        """The one id that starts with (or ends in) these hex digits. Raises NotFound if none or several."""
+        ...
+
+    async def list(self, query: Query, *, limit: int = 50, cursor: str | None = None) -> Page: ...
+
+    async def after(self, sequence: int, query: Query, *, limit: int = 500) -> tuple[Summary, ...]:
+        """What came in after `sequence`, oldest first: for following a store live."""
+        ...
+
+    async def last_sequence(self) -> int: ...
+
+    async def search(self, text: str, query: Query, *, limit: int = 50) -> tuple[Hit, ...]: ...
+
+    async def stats(self, query: Query, *, group: StatsGroup | None = None) -> tuple[StatsRow, ...]: ...
+
+    async def find_chain_tips(self, tips: Sequence[bytes], scope: str) -> Mapping[bytes, ChainMatch]:
+        """For each hash the newest exchange of `scope` (a credential fingerprint or "") whose chain ends in it."""
+        ...
+
+    async def find_response_id(self, response_id: str) -> ChainMatch | None:
+        """The exchange whose answer carried this id (Interactions: `previous_interaction_id`)."""
+        ...
+
+    async def prune(self, *, older_than_ns: int) -> PruneResult: ...
+
+    async def size(self) -> StoreSize: ...
