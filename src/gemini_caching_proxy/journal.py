@@ -1,0 +1,96 @@
+"""Append-only files on local disk between a worker and the recorder.
+
+Records of one exchange share its `id`: `Begin`, `RequestChunk`*, then `ResponseHead` and `Chunk`*, then exactly one
+`End` (a worker that dies leaves it out: the reader of the journal then knows the exchange was interrupted).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+HeaderPairs = list[tuple[bytes, bytes]]
+
+
+class Begin(msgspec.Struct, array_like=True, tag=1, gc=False):
+    """A request's head was read and accepted; everything in it is redacted."""
+
+    id: bytes
+    """UUIDv7, 16 bytes."""
+    started_ns: int
+    """Unix time."""
+    client: str
+    """`address:port`."""
+    method: str
+    target: str
+    http_version: str
+    headers: HeaderPairs
+    provider: str
+    operation: str
+    model: str | None
+    upstream: str
+    """Base URL called."""
+    credential: str | None
+    credential_source: str
+    websocket: bool
+    body: bytes
+    """The request body as far as it came with the head."""
+    body_done_us: int | None
+    """Set when `body` is the whole request body."""
+    redacted: bool = False
+
+
+class RequestChunk(msgspec.Struct, array_like=True, tag=2, gc=False):
+    id: bytes
+    offset_us: int
+    data: bytes
+    redacted: bool = False
+
+
+class ResponseHead(msgspec.Struct, array_like=True, tag=3, gc=False):
+    id: bytes
+    offset_us: int
+    """First byte of the answer's head."""
+    status: int
+    reason: bytes
+    headers: HeaderPairs
+
+
+class Chunk(msgspec.Struct, array_like=True, tag=4, gc=False):
+    id: bytes
+    offset_us: int
+    data: bytes
+    redacted: bool = False
+
+
+class End(msgspec.Struct, array_like=True, tag=5, gc=False):
+    """How it ended. Sizes count bytes that passed; digests are set where the record does not hold all of them."""
+
+    id: bytes
+    offset_us: int
+    connected_us: int | None
+    request_done_us: int | None
+    request_size: int
+    response_size: int
+    failure: str | None = None
+    """A `FailureKind`; None = a complete response passed."""
+    detail: str = ""
+    served_status: int | None = None
+    request_digest: str | None = None
+    response_digest: str | None = None
+    trailers: HeaderPairs = []
+    tunnel_up: int | None = None
+    tunnel_down: int | None = None
+
+
+class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
+    """Exchanges that could not be kept: the journal was full or its disk failed."""
+
+    exchanges: int
+    first_ns: int
+    last_ns: int
+    reason: str
+
+
+Record = Begin | RequestChunk | ResponseHead | Chunk | End | Gap
