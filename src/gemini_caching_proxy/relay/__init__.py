@@ -1,0 +1,1 @@
+"""The HTTP machinery: client connections, upstream connections, framing, limits and back-pressure."""

@@ -1,0 +1,389 @@
+"""Client connections: requests are read, checked and handed on one after the other; answers are written in that order.
+
+Invariants: at most one request of a connection is being answered; pipelined ones wait, and reading stops meanwhile. A
+message that is malformed gets one error and the connection ends. No timer per request: one sweep looks at `deadline`.
+A client that closes its sending side counts as gone (as it does for nginx): only so a client that left is seen at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from time import monotonic, monotonic_ns
+from typing import Protocol
+
+import httptools
+
+from ..errors import MalformedRequest, MethodRefused, Overloaded, RequestRejected, RequestTimedOut
+from .http1 import CONTINUE, FieldTable, Limits, Request, error_message, oversize, rebuild_head, settle_head
+
+LINGER_SECONDS = 2.0
+
+
+class Passage(Protocol):
+    """One request on its way, as its client connection sees it."""
+
+    def client_data(self) -> None:
+        """More of the body is in `request.pieces`, or `request.complete` became true."""
+
+    def client_paused(self, paused: bool) -> None:
+        """The client reads slower than we write (or caught up)."""
+
+    def client_broke(self, error: RequestRejected) -> None:
+        """The rest of the request will not come in an acceptable form."""
+
+    def client_gone(self) -> None:
+        """The connection is lost."""
+
+
+class Downstream:
+    """What the client connections of a worker share."""
+
+    def __init__(
+        self,
+        start: Callable[[ClientConnection, Request], Passage | None],
+        fields: FieldTable,
+        limits: Limits,
+        *,
+        max_connections: int,
+        header_timeout: float,
+        body_timeout: float,
+        keepalive_timeout: float,
+        write_timeout: float,
+    ) -> None:
+        self.start = start
+        self.fields = fields
+        self.limits = limits
+        self.max_connections = max_connections
+        self.header_timeout = header_timeout
+        self.body_timeout = body_timeout
+        self.keepalive_timeout = keepalive_timeout
+        self.write_timeout = write_timeout
+        self.connections: set[ClientConnection] = set()
+        self.closing = False
+        self.rejected = 0
+
+    def __repr__(self) -> str:
+        busy = sum(connection.busy for connection in self.connections)
+        return f"<Downstream connections={len(self.connections)} busy={busy} rejected={self.rejected}>"
+
+    def connection(self) -> ClientConnection:
+        """A protocol for one accepted connection."""
+        return ClientConnection(self)
+
+    def sweep(self, now: float) -> None:
+        """End what is over its deadline; to be called a few times a second with `time.monotonic()`."""
+        for connection in [one for one in self.connections if one.deadline < now]:
+            connection.expire()
+
+    def close_idle(self) -> None:
+        """Stop keeping connections alive: idle ones end now, busy ones after their answer."""
+        self.closing = True
+        for connection in [one for one in self.connections if not one.busy]:
+            connection.close()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client connection; also the callbacks of its llhttp parser."""
+
+    __slots__ = (
+        "_advancing",
+        "_begun",
+        "_current",
+        "_fields",
+        "_finished",
+        "_head_bytes",
+        "_lingering",
+        "_parser",
+        "_passage",
+        "_paused_for_pipeline",
+        "_paused_for_upstream",
+        "_refusal",
+        "_read_size",
+        "_requests",
+        "_shared",
+        "deadline",
+        "peer",
+        "transport",
+        "write",
+    )
+
+    def __init__(self, shared: Downstream) -> None:
+        self._shared = shared
+        self._fields = shared.fields
+        self._parser = httptools.HttpRequestParser(self)
+        self._requests: deque[Request] = deque()
+        self._current = Request()
+        self._passage: Passage | None = None
+        self._refusal: RequestRejected | None = None
+        self._head_bytes = 0
+        self._read_size = 0
+        self._advancing = False
+        self._begun = False
+        self._lingering = False
+        self._finished = False
+        self._paused_for_upstream = False
+        self._paused_for_pipeline = False
+        self.deadline = math.inf
+        self.peer = ""
+        self.transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self.peer} requests={len(self._requests)} busy={self.busy}>"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being read or answered."""
+        return bool(self._requests)
+
+    # Transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.write = transport.write
+        address = transport.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "local"
+        shared = self._shared
+        shared.connections.add(self)
+        self.deadline = monotonic() + shared.header_timeout
+        if len(shared.connections) > shared.max_connections:
+            self._refuse(Overloaded(f"All {shared.max_connections} client connections are taken: try again shortly."))
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        self._read_size = len(data)
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade_offered(data[upgrade.args[0] :])
+        except httptools.HttpParserInvalidMethodError:
+            self._refusal = MethodRefused("The request method is not known.")
+        except httptools.HttpParserError as error:
+            self._refusal = self._refusal or MalformedRequest(f"The request is not valid HTTP/1.1: {error}.")
+        if self._begun and not self._current.head_done and self._refusal is None:
+            self._refusal = oversize(self._current, self._shared.limits, self._head_bytes)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        self._client_left()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._shared.connections.discard(self)
+        self._client_left()
+
+    def pause_writing(self) -> None:
+        self.deadline = monotonic() + self._shared.write_timeout
+        if self._passage is not None:
+            self._passage.client_paused(True)
+
+    def resume_writing(self) -> None:
+        self._set_deadline()
+        if self._passage is not None:
+            self._passage.client_paused(False)
+
+    # Parser callbacks
+
+    def on_message_begin(self) -> None:
+        self._current = Request()
+        self._requests.append(self._current)
+        self._begun = True
+        self._head_bytes = self._read_size
+        self.deadline = monotonic() + self._shared.header_timeout
+
+    def on_url(self, url: bytes) -> None:
+        self._current.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        current = self._current
+        if current.head_done:
+            current.trailers.append((name, value))
+        else:
+            current.fields.append(self._fields[name, value])
+
+    def on_headers_complete(self) -> None:
+        request = self._current
+        request.head_ns = monotonic_ns()
+        parser = self._parser
+        try:
+            settle_head(
+                request, parser.get_method(), parser.get_http_version(), self._shared.limits, self._head_bytes
+            )
+        except RequestRejected as error:
+            self._refusal = error
+            raise
+        request.keep_alive = parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        self._current.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        request = self._current
+        # llhttp skips the body of a message that offers an upgrade; `_upgrade_offered` sees to it.
+        request.complete = not request.upgrade or request.websocket
+        self._begun = False
+
+    # What a passage calls
+
+    def finish(self, data: bytes, *, close: bool = False) -> None:
+        """Write the last bytes of the answer to the oldest request, and go on to the next."""
+        if self._finished:
+            return
+        if data:
+            self.write(data)
+        request = self._requests.popleft()
+        self._passage = None
+        if close or not request.keep_alive or not request.complete or self._shared.closing:
+            self._end(lingering=not request.complete)
+            return
+        self.deadline = monotonic() + self._shared.keepalive_timeout
+        if self._advancing:
+            return
+        if self._requests or self._refusal is not None:
+            self._advance()
+        elif self._paused_for_pipeline:
+            self._paused_for_pipeline = False
+            self._apply_reading()
+
+    def abort(self) -> None:
+        """End the connection so that nobody can take what was sent for a whole answer."""
+        self._passage = None
+        self._finished = True
+        self.transport.abort()
+
+    def pause_reading(self, paused: bool) -> None:
+        """Hold the client's body back while the upstream is slower."""
+        self._paused_for_upstream = paused
+        self._apply_reading()
+
+    def send_continue(self) -> None:
+        self.write(CONTINUE)
+
+    def detach(self) -> asyncio.Transport:
+        """Give the transport away, for a tunnel."""
+        self._passage = None
+        self._finished = True
+        self.deadline = math.inf
+        self._shared.connections.discard(self)
+        return self.transport
+
+    def close(self) -> None:
+        """End after what was written has left."""
+        self._finished = True
+        self.transport.close()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        request = self._requests[0] if self._requests else None
+        if self._lingering or request is None:
+            self.transport.abort() if self._lingering else self.close()
+        elif not request.head_done:
+            self._refuse(RequestTimedOut(f"The request head took longer than {self._shared.header_timeout:g} s."))
+        elif not request.complete and self._passage is not None and not self._paused_for_upstream:
+            self._break(RequestTimedOut(f"The request body paused for over {self._shared.body_timeout:g} s."))
+        else:
+            self.transport.abort()
+
+    # Inside
+
+    def _advance(self) -> None:
+        """Start or feed the passage of the oldest request, as long as there is something to do at once."""
+        self._advancing = True
+        requests = self._requests
+        while requests and requests[0].head_done and not self._finished:
+            request = requests[0]
+            if self._passage is None:
+                if request.expects_continue and not request.complete and not request.pieces and request.minor_version:
+                    self.send_continue()
+                passage = self._shared.start(self, request)
+                if not requests or requests[0] is not request:
+                    continue
+                self._passage = passage
+            assert self._passage is not None
+            self._passage.client_data()
+            if requests and requests[0] is request:
+                break
+        self._advancing = False
+        if self._refusal is not None and not self._finished:
+            self._deliver_refusal()
+        elif not self._finished:
+            if len(requests) > 1 or self._paused_for_pipeline:
+                self._paused_for_pipeline = len(requests) > 1
+                self._apply_reading()
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        if not self._requests:
+            return
+        request = self._requests[0]
+        if not request.head_done:
+            self.deadline = monotonic() + self._shared.header_timeout
+        else:
+            self.deadline = math.inf if request.complete else monotonic() + self._shared.body_timeout
+
+    def _deliver_refusal(self) -> None:
+        assert self._refusal is not None
+        waiting = self._requests[0] if self._requests else None
+        if self._passage is None:
+            self._refuse(self._refusal)
+        elif waiting is self._current and not waiting.complete:
+            self._break(self._refusal)
+        else:
+            # An earlier request is being answered: it goes first.
+            self._paused_for_pipeline = True
+            self._apply_reading()
+
+    def _refuse(self, error: RequestRejected) -> None:
+        self._shared.rejected += 1
+        self.write(error_message(error, close=True))
+        self._requests.clear()
+        self._end(lingering=True)
+
+    def _break(self, error: RequestRejected) -> None:
+        assert self._passage is not None
+        self._refusal = None
+        self._passage.client_broke(error)
+
+    def _upgrade_offered(self, rest: bytes) -> None:
+        request = self._current
+        if request.websocket:
+            request.pieces.append(rest)
+            return
+        # Any other upgrade is declined by answering over HTTP/1.1, as RFC 9110 section 7.8 allows.
+        self._parser = httptools.HttpRequestParser(self)
+        self._requests.pop()
+        self._begun = False
+        self.data_received(rebuild_head(request) + rest)
+
+    def _client_left(self) -> None:
+        passage, self._passage = self._passage, None
+        self._finished = True
+        if passage is not None:
+            passage.client_gone()
+
+    def _apply_reading(self) -> None:
+        if self._finished or self.transport.is_closing():
+            return
+        if self._paused_for_upstream or self._paused_for_pipeline:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def _end(self, *, lingering: bool) -> None:
+        self._finished = True
+        if self._paused_for_pipeline or self._paused_for_upstream:
+            self._paused_for_pipeline = self._paused_for_upstream = False
+            self.transport.resume_reading()
+        if lingering and self.transport.can_write_eof():
+            # Closing with unread bytes would reset the connection and the answer might never be read.
+            self._lingering = True
+            self.transport.write_eof()
+            self.deadline = monotonic() + LINGER_SECONDS
+        else:
+            self.transport.close()

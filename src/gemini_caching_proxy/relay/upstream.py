@@ -1,0 +1,555 @@
+"""Upstream connections: a pool per origin, TLS, CONNECT through a proxy, and reading answers.
+
+Invariants: a connection answers one request at a time and is pooled again only after an exchange that was clean to the
+byte; anything unexpected (bytes nobody asked for, a cancel, an error, a body past its end) closes it. Nothing is retried.
+Answers reach the receiver in the same call in which their bytes were read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import socket
+import ssl
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
+
+import aiohappyeyeballs
+import httptools
+
+from ..errors import (
+    ConfigError,
+    ConnectFailed,
+    ConnectTimeout,
+    DnsFailed,
+    IncompleteResponse,
+    MalformedResponse,
+    ReadTimeout,
+    TlsFailed,
+    UpstreamClosed,
+    UpstreamError,
+)
+from .http1 import Field, FieldTable, Kind, value_of
+
+MAX_HEAD_BYTES = 2 * 1024 * 1024
+MAX_INTERIM_RESPONSES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where to connect."""
+
+    scheme: str
+    host: str
+    port: int
+    base_path: bytes = b""
+
+    @classmethod
+    def from_url(cls, url: str) -> Origin:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
+        return cls(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/").encode())
+
+    @property
+    def authority(self) -> str:
+        """The value of a Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Scheme and authority, without the base path."""
+        return f"{self.scheme}://{self.authority}"
+
+
+class Answer:
+    """A response as it is being read. Body pieces are taken away as they are forwarded."""
+
+    __slots__ = ("chunked", "complete", "fields", "head_done", "length", "minor_version", "pieces", "reason", "status", "trailers")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = b""
+        self.minor_version = 1
+        self.fields: list[Field] = []
+        self.pieces: list[bytes] = []
+        self.trailers: list[tuple[bytes, bytes]] = []
+        self.length: int | None = None
+        self.chunked = False
+        self.head_done = False
+        self.complete = False
+
+
+class Receiver(Protocol):
+    """Who asked: gets the answer as it comes."""
+
+    def upstream_data(self, answer: Answer) -> None:
+        """The head became known, pieces came, or the answer is complete; whatever of it is new."""
+
+    def upstream_interim(self, answer: Answer) -> None:
+        """A 1xx response other than 101."""
+
+    def upstream_switched(self, answer: Answer, rest: bytes) -> None:
+        """101: the connection speaks another protocol from here; `rest` are its first bytes."""
+
+    def upstream_failed(self, error: UpstreamError) -> None:
+        """No more comes, and the answer is not complete."""
+
+    def upstream_paused(self, paused: bool) -> None:
+        """The upstream reads slower than we write (or caught up)."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One upstream connection; also the callbacks of its llhttp parser."""
+
+    __slots__ = (
+        "_answer",
+        "_fields",
+        "_head_bytes",
+        "_head_only",
+        "_interims",
+        "_parser",
+        "_pool",
+        "_receiver",
+        "_spoiled",
+        "_stalled",
+        "deadline",
+        "idle_since",
+        "transport",
+        "write",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._fields = pool.fields
+        self._parser = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._answer = Answer()
+        self._head_only = False
+        self._head_bytes = 0
+        self._interims = 0
+        self._spoiled = False
+        self._stalled = False
+        self.deadline = math.inf
+        self.idle_since = 0.0
+        self.transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
+
+    def __repr__(self) -> str:
+        state = "idle" if self._receiver is None else "busy"
+        return f"<UpstreamConnection {self._pool.origin.authority} {state}>"
+
+    # What the receiver calls
+
+    def ask(self, receiver: Receiver, *, head_only: bool) -> None:
+        """Give the connection to a receiver; the request is then written with `write`."""
+        self._receiver = receiver
+        self._head_only = head_only
+        self._answer = Answer()
+        self._head_bytes = 0
+        self._interims = 0
+        self.deadline = monotonic() + self._pool.first_byte_timeout
+
+    def release(self, *, reusable: bool) -> None:
+        """The exchange is over: pool the connection if everything about it was clean, close it otherwise."""
+        self._receiver = None
+        self.deadline = math.inf
+        if reusable and not self._spoiled and not self._stalled and not self._head_only and self._parser.should_keep_alive():
+            self._pool.put(self)
+        else:
+            self.close()
+
+    def cancel(self) -> None:
+        """Drop the exchange and the connection, at once."""
+        self._receiver = None
+        self._pool.drop(self)
+        self.transport.abort()
+
+    def close(self) -> None:
+        self._pool.drop(self)
+        self.transport.close()
+
+    def detach(self) -> asyncio.Transport:
+        """Give the transport away, for a tunnel."""
+        self._receiver = None
+        self.deadline = math.inf
+        self._pool.drop(self)
+        return self.transport
+
+    def pause_reading(self, paused: bool) -> None:
+        """Hold the answer back while the client is slower."""
+        if self.transport.is_closing():
+            return
+        if paused:
+            self.transport.pause_reading()
+            self.deadline = math.inf
+        else:
+            self.transport.resume_reading()
+            self.deadline = monotonic() + self._pool.idle_timeout
+
+    def extend_deadline(self) -> None:
+        """More of the request was sent: the wait for the first byte starts again."""
+        if not self._answer.head_done:
+            self.deadline = monotonic() + self._pool.first_byte_timeout
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        pool = self._pool
+        if self._answer.head_done:
+            error = ReadTimeout(f"The upstream paused for over {pool.idle_timeout:g} s in the middle of its answer.")
+        else:
+            error = ReadTimeout(f"The upstream sent no answer within {pool.first_byte_timeout:g} s.")
+        self._fail(error)
+
+    # Transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.write = transport.write
+
+    def data_received(self, data: bytes) -> None:
+        if self._receiver is None:
+            # Bytes nobody asked for: they must never become the answer to the next request.
+            self._spoiled = True
+            self.close()
+            return
+        answer = self._answer
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switched(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            if not answer.complete:
+                self._broken(MalformedResponse(f"The upstream's answer is not valid HTTP/1.1: {error}."))
+                return
+            self._spoiled = True
+        if not answer.head_done:
+            self._check_unfinished_head(len(data))
+            return
+        self.deadline = monotonic() + self._pool.idle_timeout
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.upstream_data(answer)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.drop(self)
+        receiver, answer = self._receiver, self._answer
+        if receiver is None:
+            return
+        ends_by_close = answer.head_done and not answer.chunked and answer.length is None
+        if ends_by_close and exc is None and not self._spoiled:
+            answer.complete = True
+            self._spoiled = True
+            receiver.upstream_data(answer)
+            return
+        if answer.head_done:
+            self._fail(IncompleteResponse("The upstream closed the connection in the middle of its answer."))
+        else:
+            self._fail(UpstreamClosed("The upstream closed the connection without an answer."))
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+        if self._receiver is not None:
+            self._receiver.upstream_paused(True)
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        if self._receiver is not None:
+            self._receiver.upstream_paused(False)
+
+    # Parser callbacks
+
+    def on_message_begin(self) -> None:
+        if self._answer.complete:
+            # A second answer to one request.
+            self._spoiled = True
+            raise ValueError("unsolicited answer")
+
+    def on_status(self, reason: bytes) -> None:
+        self._answer.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        answer = self._answer
+        if answer.head_done:
+            answer.trailers.append((name, value))
+        else:
+            answer.fields.append(self._fields[name, value])
+
+    def on_headers_complete(self) -> None:
+        answer = self._answer
+        parser = self._parser
+        answer.status = status = parser.get_status_code()
+        answer.minor_version = 0 if parser.get_http_version() == "1.0" else 1
+        for kind, line, _ in answer.fields:
+            if kind == Kind.LENGTH:
+                answer.length = int(value_of(line))
+            elif kind == Kind.CODING:
+                self._check_coding(value_of(line))
+        if status < 200 and status != 101:
+            return
+        answer.head_done = True
+        if self._head_only or status in (204, 304):
+            # llhttp does not know what was asked: the answer to HEAD ends with its head (RFC 9112 section 6.3).
+            answer.complete = True
+            self._spoiled = self._spoiled or self._head_only
+
+    def on_body(self, body: bytes) -> None:
+        answer = self._answer
+        if not answer.complete:
+            answer.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        answer = self._answer
+        if answer.head_done:
+            answer.complete = True
+            return
+        self._interims += 1
+        if self._interims > MAX_INTERIM_RESPONSES:
+            raise ValueError("too many interim responses")
+        self._answer = Answer()
+        if self._receiver is not None:
+            self._receiver.upstream_interim(answer)
+
+    # Inside
+
+    def _check_coding(self, value: bytes) -> None:
+        if value.strip().lower() != b"chunked":
+            raise ValueError("unknown transfer coding")
+        self._answer.chunked = True
+
+    def _check_unfinished_head(self, received: int) -> None:
+        self._head_bytes += received
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._broken(MalformedResponse(f"The head of the upstream's answer is larger than {MAX_HEAD_BYTES} bytes."))
+
+    def _switched(self, rest: bytes) -> None:
+        receiver, answer = self._receiver, self._answer
+        if receiver is not None and answer.status == 101:
+            receiver.upstream_switched(answer, rest)
+        else:
+            self._broken(MalformedResponse("The upstream switched protocols without being asked."))
+
+    def _broken(self, error: MalformedResponse) -> None:
+        """Pass on what was good of the answer, then fail."""
+        answer, receiver = self._answer, self._receiver
+        if receiver is not None and answer.head_done and answer.pieces:
+            receiver.upstream_data(answer)
+        self._fail(error)
+
+    def _fail(self, error: UpstreamError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._pool.drop(self)
+        self.transport.abort()
+        if receiver is not None:
+            receiver.upstream_failed(error)
+
+
+class Pool:
+    """Connections to one origin: the most recently used idle one first, a new one otherwise."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        fields: FieldTable,
+        *,
+        ca_file: str | None = None,
+        connect_timeout: float,
+        first_byte_timeout: float,
+        idle_timeout: float,
+        keepalive: float,
+    ) -> None:
+        self.origin = origin
+        self.fields = fields
+        self.connect_timeout = connect_timeout
+        self.first_byte_timeout = first_byte_timeout
+        self.idle_timeout = idle_timeout
+        self.keepalive = keepalive
+        self._idle: deque[UpstreamConnection] = deque()
+        self._connections: set[UpstreamConnection] = set()
+        self._tls = tls_context(ca_file) if origin.scheme == "https" else None
+        self._proxy = proxy_for(origin)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.origin.url} connections={len(self._connections)} idle={len(self._idle)}>"
+
+    def get(self) -> UpstreamConnection | None:
+        """An idle connection, or None: then `connect`."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.transport.is_closing():
+                connection.idle_since = 0.0
+                return connection
+        return None
+
+    def put(self, connection: UpstreamConnection) -> None:
+        """Keep a clean connection for the next request."""
+        if self.keepalive and not connection.transport.is_closing():
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def drop(self, connection: UpstreamConnection) -> None:
+        """Forget a connection that is closed or about to be."""
+        self._connections.discard(connection)
+        if connection.idle_since:
+            try:
+                self._idle.remove(connection)
+            except ValueError:
+                pass
+
+    def sweep(self, now: float) -> None:
+        """End what is over its deadline, and what was idle too long."""
+        for connection in [one for one in self._connections if one.deadline < now]:
+            connection.expire()
+        while self._idle and self._idle[0].idle_since + self.keepalive < now:
+            self._idle.popleft().close()
+
+    def close(self) -> None:
+        """Close idle connections; busy ones end with their exchange."""
+        self.keepalive = 0
+        while self._idle:
+            self._idle.popleft().close()
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection, TLS done.
+
+        Raises:
+            UpstreamError: DnsFailed, ConnectFailed, TlsFailed or ConnectTimeout.
+        """
+        try:
+            async with asyncio.timeout(self.connect_timeout):
+                connection = await self._connect()
+        except TimeoutError:
+            raise ConnectTimeout(f"{self._where} could not be reached within {self.connect_timeout:g} s.") from None
+        except socket.gaierror as error:
+            raise DnsFailed(f"The name of {self._where} could not be resolved: {error.strerror}.") from None
+        except ssl.SSLError as error:
+            raise TlsFailed(f"TLS with {self.origin.authority} failed: {_tls_reason(error)}.") from None
+        except OSError as error:
+            raise ConnectFailed(f"{self._where} could not be reached: {_os_reason(error)}.") from None
+        self._connections.add(connection)
+        return connection
+
+    @property
+    def _where(self) -> str:
+        return self._proxy.url if self._proxy else self.origin.authority
+
+    async def _connect(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        target = self._proxy or self.origin
+        addresses = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=0.25, loop=loop)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self._proxy is not None:
+                await self._proxy.open_tunnel(loop, sock, self.origin)
+        except BaseException:
+            sock.close()
+            raise
+        server_name = self.origin.host if self._tls else None
+        _, connection = await loop.create_connection(
+            lambda: UpstreamConnection(self), sock=sock, ssl=self._tls, server_hostname=server_name
+        )
+        return connection
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardProxy:
+    """The HTTP proxy that the environment names for the upstream."""
+
+    host: str
+    port: int
+    authorization: str | None
+
+    @property
+    def url(self) -> str:
+        """Without its credentials."""
+        return f"the proxy http://{self.host}:{self.port}"
+
+    async def open_tunnel(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, origin: Origin) -> None:
+        """CONNECT (RFC 9110 section 9.3.6) on a fresh socket."""
+        authority = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
+        login = f"Proxy-Authorization: {self.authorization}\r\n" if self.authorization else ""
+        request = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{login}\r\n"
+        await loop.sock_sendall(sock, request.encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            # Byte by byte at the end would be slow, but nothing may be read past the head: TLS begins there.
+            data = await loop.sock_recv(sock, 1)
+            if not data or len(head) > 16384:
+                raise ConnectFailed(f"{self.url} did not answer CONNECT in a way that is understood.")
+            head += data
+        status = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(status) < 2 or status[1] != b"200":
+            answer = head.split(b"\r\n", 1)[0].decode("latin-1")[:100]
+            raise ConnectFailed(f"{self.url} refused to connect to {authority}: {answer}.")
+
+
+def proxy_for(origin: Origin) -> ForwardProxy | None:
+    """What `HTTPS_PROXY` / `HTTP_PROXY` / `NO_PROXY` say about an origin.
+
+    Raises:
+        ConfigError: the variable names something other than an HTTP proxy.
+    """
+    proxies = getproxies_environment()
+    url = proxies.get(origin.scheme) or proxies.get("all")
+    if not url or proxy_bypass_environment(f"{origin.host}:{origin.port}"):
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise ConfigError(
+            f"{origin.scheme.upper()}_PROXY must be an http:// URL (got scheme {parts.scheme!r}): "
+            "the upstream is reached through it by CONNECT."
+        )
+    login = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        login = "Basic " + b64encode(pair.encode()).decode()
+    return ForwardProxy(parts.hostname, parts.port or 80, login)
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """A verifying client context on the system's trust store, with `ca_file` added.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"Setting --upstream-ca: {ca_file} cannot be used: {error}.") from None
+    return context
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return error.reason or str(error)
+
+
+def _os_reason(error: OSError) -> str:
+    nested = getattr(error, "exceptions", None)
+    if nested:
+        return _os_reason(nested[0])
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
