@@ -23,6 +23,7 @@
     │   └── IncompleteResponse 502 http_response_incomplete   closed in the middle of an answer
     └── StoreError
         ├── StoreUnavailable        cannot be opened or reached now
+        │   └── StoreCorrupt        the file is damaged or no database: it is moved aside, never repaired in place
         ├── NotFound                no such exchange
         └── FormatTooNew            written by a newer version
 
@@ -131,6 +132,10 @@ class StoreError(ProxyError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be opened or reached now; nothing recorded is lost, the journal keeps it."""
+
+
+class StoreCorrupt(StoreUnavailable):
+    """The store's file is damaged or is no database; waiting does not help, moving it aside does."""
 
 
 class NotFound(StoreError):

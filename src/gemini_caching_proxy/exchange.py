@@ -185,6 +185,8 @@ class Exchange:
     """What the model said, for search and lists."""
     timing: Timing = field(default_factory=Timing)
     finish_reason: str | None = None
+    response_id: str | None = None
+    """Id that the provider gave the answer; a later request may name it as what it continues."""
     usage: Usage | None = None
     price: Price | None = None
     """None = unpriced: never to be read as 0."""
