@@ -89,6 +89,33 @@ class Credentials:
         return Settlement((), b"", True, self._fingerprint(query) if query else None, "client" if query else "none", secrets)
 
 
+class UploadOwners:
+    """Who began which resumable upload: the calls that carry its bytes have an `upload_id` and no key."""
+
+    def __init__(self, *, most: int = 4096) -> None:
+        self._most = most
+        self._owners: dict[bytes, str | None] = {}
+
+    def remember(self, url: bytes, fingerprint: str | None) -> None:
+        """`url` is where the bytes will go, `fingerprint` that of the credential which began the upload."""
+        if len(self._owners) >= self._most:
+            self._owners.pop(next(iter(self._owners)))
+        self._owners[upload_id(url.partition(b"?")[2])] = fingerprint
+
+    def owner(self, query: bytes) -> str | None:
+        """The fingerprint for a call with this query; None if the upload was not begun here."""
+        return self._owners.get(upload_id(query))
+
+
+def upload_id(query: bytes) -> bytes:
+    """The value of `upload_id` in a raw query string; empty for none."""
+    for parameter in query.split(b"&"):
+        name, _, value = parameter.partition(b"=")
+        if name == b"upload_id":
+            return value
+    return b""
+
+
 def query_credential(query: bytes) -> bytes:
     """The value of the first credential parameter in a raw query string, as it stands there; empty for none."""
     for parameter in query.split(b"&"):

@@ -172,6 +172,17 @@ class Settings(BaseSettings):
             )
         return self
 
+    def parcel(self) -> dict[str, Any]:
+        """All values as JSON-ready data, the key in clear: only for a pipe to a process of our own."""
+        values = self.model_dump(mode="json", exclude={"gemini_api_key"})
+        values["gemini_api_key"] = self.gemini_api_key.get_secret_value() if self.gemini_api_key else None
+        return values
+
+    @classmethod
+    def from_parcel(cls, values: dict[str, Any]) -> Settings:
+        """The settings that `parcel` packed; neither `.env` nor the environment is asked again."""
+        return cls(_env_file=None, **values)
+
     @property
     def sqlite_path(self) -> Path:
         """The embedded store's file."""

@@ -257,6 +257,19 @@ class ClientConnection(asyncio.Protocol):
         self._finished = True
         self.transport.abort()
 
+    def cut(self, *, hard: bool) -> None:
+        """End in the middle of an answer, in a way that cannot be taken for its end.
+
+        An answer in chunks or of a known length is visibly incomplete when the connection closes; one that ends with
+        the connection is only when the connection is reset (`hard`).
+        """
+        self._passage = None
+        self._finished = True
+        if hard:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
     def pause_reading(self, paused: bool) -> None:
         """Hold the client's body back while the upstream is slower."""
         self._paused_for_upstream = paused

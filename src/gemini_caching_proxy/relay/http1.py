@@ -278,6 +278,15 @@ def rebuild_head(request: Request) -> bytes:
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, b"".join(lines))
 
 
+def trailer_section(trailers: list[tuple[bytes, bytes]]) -> bytes:
+    """The last chunk with trailer fields (RFC 9112 section 7.1.2), without those a proxy must not pass on."""
+    lines = [b"%b: %b\r\n" % pair for pair in trailers if pair[0].lower() not in _NOT_IN_TRAILERS]
+    return b"0\r\n%b\r\n" % b"".join(lines)
+
+
+_NOT_IN_TRAILERS: Final = frozenset(_HOP_BY_HOP) | {b"host", b"authorization", b"x-goog-api-key", b"set-cookie", b"trailer"}
+
+
 def error_message(error: WireError, *, extra: bytes = b"", close: bool, head_only: bool = False) -> bytes:
     """A whole HTTP/1.1 response for an error of ours, in the shape of the Gemini API's errors."""
     reason = type(error).__name__

@@ -50,25 +50,41 @@ class Origin:
     host: str
     port: int
     base_path: bytes = b""
+    host_line: bytes = b""
+    """The value of the Host header."""
 
     @classmethod
     def from_url(cls, url: str) -> Origin:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
-        return cls(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/").encode())
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        authority = host if port == (443 if secure else 80) else f"{host}:{port}"
+        return cls(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/").encode(), authority.encode())
 
     @property
     def authority(self) -> str:
-        """The value of a Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.scheme == "https" else 80
-        return host if self.port == default else f"{host}:{self.port}"
+        """Host and, where it is not the scheme's own, port."""
+        return self.host_line.decode()
 
     @property
     def url(self) -> str:
         """Scheme and authority, without the base path."""
         return f"{self.scheme}://{self.authority}"
+
+    def path_of(self, url: bytes) -> bytes | None:
+        """Path and query of a URL on this origin, below the base path; None for a URL elsewhere."""
+        parts = urlsplit(url)
+        try:
+            port = parts.port or (443 if parts.scheme == b"https" else 80)
+        except ValueError:
+            return None
+        if (parts.scheme.decode(), (parts.hostname or b"").decode("latin-1"), port) != (self.scheme, self.host, self.port):
+            return None
+        rest = url[len(parts.scheme) + 3 + len(parts.netloc) :]
+        if self.base_path and rest.startswith(self.base_path + b"/"):
+            rest = rest[len(self.base_path) :]
+        return rest
 
 
 class Answer:

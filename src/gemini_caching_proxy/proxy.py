@@ -1,0 +1,295 @@
+"""The path of one request: gate, route, credential, upstream, and back; with a capture in the stream.
+
+A `Passage` is a small state machine that is called by both connections. It ends exactly once: by `_finish` (a whole
+answer), `_fail` (none, or half of one), or `client_gone`. What the client sees and what is recorded is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from .call import Call, interim_head
+from .capture import Capture
+from .errors import (
+    ConnectFailed,
+    ConnectTimeout,
+    DnsFailed,
+    IncompleteResponse,
+    MalformedResponse,
+    ReadTimeout,
+    RequestRejected,
+    TlsFailed,
+    UpstreamClosed,
+    UpstreamError,
+    WireError,
+)
+from .exchange import FailureKind
+from .relay.downstream import ClientConnection
+from .relay.http1 import LAST_CHUNK, Request, error_message, trailer_section
+from .relay.tunnel import Tunnel
+from .relay.upstream import Answer, Pool, UpstreamConnection
+
+MAX_WAITING_BYTES = 256 * 1024
+_KINDS: dict[type[WireError], FailureKind] = {
+    DnsFailed: FailureKind.DNS_ERROR,
+    ConnectFailed: FailureKind.CONNECT_FAILED,
+    ConnectTimeout: FailureKind.CONNECT_TIMEOUT,
+    TlsFailed: FailureKind.TLS_ERROR,
+    ReadTimeout: FailureKind.READ_TIMEOUT,
+    UpstreamClosed: FailureKind.UPSTREAM_CLOSED,
+    MalformedResponse: FailureKind.MALFORMED_RESPONSE,
+    IncompleteResponse: FailureKind.INCOMPLETE_RESPONSE,
+}
+
+
+class Passage:
+    """One request on its way through."""
+
+    __slots__ = (
+        "_asked",
+        "_call",
+        "_capture",
+        "_client",
+        "_connecting",
+        "_done",
+        "_head_sent",
+        "_passages",
+        "_policy",
+        "_pool",
+        "_request",
+        "_tunnel",
+        "_upstream",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        request: Request,
+        call: Call,
+        pool: Pool,
+        passages: set[Passage],
+        policy: Literal["cancel", "drain"],
+    ) -> None:
+        self._client: ClientConnection | None = client
+        self._request = request
+        self._call = call
+        self._pool = pool
+        self._passages = passages
+        self._policy = policy
+        self._capture: Capture | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._waiting: list[bytes] = []
+        self._tunnel: Tunnel | None = None
+        self._asked = self._head_sent = self._done = False
+        passages.add(self)
+
+    # What the client's connection calls
+
+    def client_data(self) -> None:
+        request = self._request
+        pieces, request.pieces = request.pieces, []
+        if self._done:
+            return
+        if self._capture is None:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._capture = self._call.capture(body, done=request.complete)
+            self._waiting = pieces
+            upstream = self._pool.get()
+            if upstream is not None:
+                self._ask(upstream)
+            else:
+                self._connecting = self._call.spawn(self._connect())
+            return
+        for piece in pieces:
+            self._capture.request_data(piece)
+        if request.complete:
+            self._capture.request_done()
+        if self._upstream is None:
+            self._waiting += pieces
+            if sum(map(len, self._waiting)) > MAX_WAITING_BYTES and self._client is not None:
+                self._client.pause_reading(True)
+        else:
+            self._send(pieces)
+
+    def client_paused(self, paused: bool) -> None:
+        if self._upstream is not None and self._asked:
+            self._upstream.pause_reading(paused)
+
+    def client_broke(self, error: RequestRejected) -> None:
+        self._drop_upstream()
+        self._end(error, FailureKind.REQUEST_INCOMPLETE)
+
+    def client_gone(self) -> None:
+        self._client = None
+        if self._done:
+            return
+        if self._policy == "drain" and self._request.complete and not self._request.websocket:
+            if self._upstream is not None and self._asked:
+                self._upstream.pause_reading(False)
+            return
+        self._drop_upstream()
+        self._record_end(FailureKind.CLIENT_GONE, "The client left before it had the whole answer.")
+
+    # What the upstream connection calls
+
+    def upstream_data(self, answer: Answer) -> None:
+        capture = self._capture
+        assert capture is not None
+        pieces, answer.pieces = answer.pieces, []
+        out: list[bytes] = []
+        if not self._head_sent:
+            self._head_sent = True
+            head, recorded = self._call.answer_head(answer)
+            capture.response_head(answer.status, answer.reason, recorded, answer.length)
+            out.append(head)
+        for piece in pieces:
+            capture.response_data(piece)
+            if self._call.chunked:
+                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            else:
+                out.append(piece)
+        if answer.complete:
+            self._finish(answer, out)
+        elif self._client is not None and out:
+            self._client.write(b"".join(out))
+
+    def upstream_interim(self, answer: Answer) -> None:
+        if answer.status != 100 and self._client is not None and self._request.minor_version:
+            self._client.write(interim_head(answer))
+
+    def upstream_switched(self, answer: Answer, rest: bytes) -> None:
+        capture, client, upstream = self._capture, self._client, self._upstream
+        assert capture is not None
+        assert client is not None
+        assert upstream is not None
+        if not self._request.websocket:
+            self.upstream_failed(MalformedResponse("The upstream switched protocols without being asked."))
+            upstream.cancel()
+            return
+        head, recorded = self._call.answer_head(answer)
+        capture.response_head(101, answer.reason, recorded, None)
+        self._head_sent = True
+        early, self._request.pieces = self._request.pieces, []
+        client.write(head + rest)
+        self._tunnel = Tunnel(client.detach(), upstream.detach(), self._tunnel_closed)
+        self._tunnel.upstream.received += len(rest)
+        for piece in early:
+            self._tunnel.client.data_received(piece)
+
+    def upstream_failed(self, error: UpstreamError) -> None:
+        self._upstream = None
+        self._end(error, _KINDS.get(type(error), FailureKind.UPSTREAM_CLOSED))
+
+    def upstream_paused(self, paused: bool) -> None:
+        if self._client is not None:
+            self._client.pause_reading(paused)
+
+    # Inside
+
+    def interrupt(self) -> None:
+        """The worker stops: end now, and say so in the record."""
+        self._drop_upstream()
+        if self._tunnel is not None:
+            self._tunnel.abort()
+        elif not self._done:
+            client, self._client = self._client, None
+            self._record_end(FailureKind.INTERRUPTED, "The proxy was stopped.")
+            if client is not None:
+                client.abort()
+
+    async def _connect(self) -> None:
+        try:
+            upstream = await self._pool.connect()
+        except UpstreamError as error:
+            self._end(error, _KINDS[type(error)])
+            return
+        if self._done or (self._client is None and self._policy == "cancel"):
+            upstream.close()
+            return
+        self._ask(upstream)
+
+    def _ask(self, upstream: UpstreamConnection) -> None:
+        assert self._capture is not None
+        self._capture.connected()
+        self._upstream = upstream
+        self._asked = True
+        upstream.ask(self, head_only=self._request.method == b"HEAD")
+        waiting, self._waiting = self._waiting, []
+        self._send(waiting, self._call.head())
+        if self._client is not None:
+            self._client.pause_reading(False)
+
+    def _send(self, pieces: list[bytes], head: bytes = b"") -> None:
+        """Write more of the request, framed as its head says."""
+        request, upstream = self._request, self._upstream
+        assert upstream is not None
+        out = [head] if head else []
+        if request.websocket:
+            request.pieces = pieces
+        elif request.chunked:
+            for piece in pieces:
+                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            if request.complete:
+                out.append(trailer_section(request.trailers) if request.trailers else LAST_CHUNK)
+        else:
+            out += pieces
+        if out:
+            upstream.write(b"".join(out))
+            if not head:
+                upstream.extend_deadline()
+
+    def _finish(self, answer: Answer, out: list[bytes]) -> None:
+        """The answer is whole: record, then let the client have its last bytes."""
+        capture, client, upstream = self._capture, self._client, self._upstream
+        assert capture is not None
+        self._done = True
+        self._passages.discard(self)
+        self._upstream = None
+        if upstream is not None:
+            upstream.release(reusable=self._request.complete)
+        if self._call.chunked:
+            out.append(trailer_section(answer.trailers) if answer.trailers else LAST_CHUNK)
+        capture.end(trailers=answer.trailers)
+        if client is not None:
+            capture.commit(client.finish, b"".join(out), self._call.ends_by_close)
+
+    def _end(self, error: WireError, kind: FailureKind) -> None:
+        """No whole answer: an error where nothing was sent yet, a visible break where something was."""
+        if self._done:
+            return
+        client, self._client = self._client, None
+        if client is None or self._head_sent:
+            self._record_end(kind, str(error))
+            if client is not None:
+                client.cut(hard=self._call.ends_by_close)
+            return
+        message = error_message(
+            error, extra=self._call.cors, close=True, head_only=self._request.method == b"HEAD"
+        )
+        capture = self._capture
+        self._record_end(kind, str(error), error.status)
+        assert capture is not None
+        capture.commit(client.finish, message, True)
+
+    def _record_end(self, kind: FailureKind, detail: str, served_status: int | None = None) -> None:
+        self._done = True
+        self._passages.discard(self)
+        if self._capture is not None:
+            self._capture.end(kind, detail, served_status)
+
+    def _drop_upstream(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.cancel()
+
+    def _tunnel_closed(self, up: int, down: int) -> None:
+        self._done = True
+        self._passages.discard(self)
+        if self._capture is not None:
+            self._capture.tunnel(up, down)
+            self._capture.end()
