@@ -38,7 +38,9 @@ class Query:
     """Started before (Unix ns)."""
     conversation: UUID | None = None
     contains: str | None = None
-    """Words that request or response text holds, all of them."""
+    """Words (whole, case and accents ignored) that one part of the request, or the rest of the exchange's text with the
+    answer, holds: all of them. A part counts for the exchange that brought it in, not for each that repeats it. No word
+    in it (only punctuation) finds nothing."""
     credential: str | None = None
     client: str | None = None
     """Start of the user agent, case-insensitive."""
@@ -103,7 +105,12 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class StatsRow:
-    """Sums over one group. `key` is the group's value; with no grouping it is empty."""
+    """Sums over one group. `key` is the group's value; with no grouping it is empty, and there is exactly one row.
+
+    Keys: the model asked for, else the one that answered; the day as `2026-01-31` and the hour as `2026-01-31T13:00Z`,
+    UTC; the first word of the user agent up to its `/`; the operation; the HTTP status; the credential's fingerprint.
+    What is unknown has the key "". Percentiles are by nearest rank and at most 5 % off.
+    """
 
     key: str
     exchanges: int
@@ -134,6 +141,17 @@ class JournalPosition:
     """Name of one worker's run."""
     segment: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Exchanges that passed but could not be recorded."""
+
+    exchanges: int
+    first_ns: int
+    """Unix time in nanoseconds of the first that is missing, or the best guess."""
+    last_ns: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +195,17 @@ class ExchangeStore(Protocol):
 
     async def aclose(self) -> None: ...
 
-    async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult: ...
+    async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult:
+        """Take in a batch and the positions that go with it: all of it or, when this raises, nothing."""
+        ...
+
+    async def add_gap(self, gap: Gap, positions: Sequence[JournalPosition] = ()) -> None:
+        """Note a gap, once however often it is told, together with the positions that go with it."""
+        ...
+
+    async def gaps(self) -> tuple[Gap, ...]:
+        """Every gap, oldest first."""
+        ...
 
     async def positions(self) -> Mapping[str, JournalPosition]: ...
 
@@ -193,7 +221,13 @@ class ExchangeStore(Protocol):
         """The one id that starts with (or ends in) these hex digits. Raises NotFound if none or several."""
         ...
 
-    async def list(self, query: Query, *, limit: int = 50, cursor: str | None = None) -> Page: ...
+    async def list(self, query: Query, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """Newest first by start. With `contains` the order is that in which the store took them in, newest first.
+
+        Paging on is stable: what is added meanwhile neither repeats nor hides an item. Raises ValueError for a cursor
+        that this store did not give out for such a query.
+        """
+        ...
 
     async def after(self, sequence: int, query: Query, *, limit: int = 500) -> tuple[Summary, ...]:
         """What came in after `sequence`, oldest first: for following a store live."""
@@ -201,9 +235,16 @@ class ExchangeStore(Protocol):
 
     async def last_sequence(self) -> int: ...
 
-    async def search(self, text: str, query: Query, *, limit: int = 50) -> tuple[Hit, ...]: ...
+    async def search(self, text: str, query: Query, *, limit: int = 50) -> tuple[Hit, ...]:
+        """As `Query.contains`, with the last word allowed to be the start of one; newest taken in first."""
+        ...
 
-    async def stats(self, query: Query, *, group: StatsGroup | None = None) -> tuple[StatsRow, ...]: ...
+    async def stats(self, query: Query, *, group: StatsGroup | None = None) -> tuple[StatsRow, ...]:
+        """Sums per group: days and hours in order, other groups with the most exchanges first.
+
+        Sums outlive pruning for whole hours and for filters that need no text and no conversation.
+        """
+        ...
 
     async def find_chain_tips(self, tips: Sequence[bytes], scope: str) -> Mapping[bytes, ChainMatch]:
         """For each hash the newest exchange of `scope` (a credential fingerprint or "") whose chain ends in it."""
@@ -213,6 +254,8 @@ class ExchangeStore(Protocol):
         """The exchange whose answer carried this id (Interactions: `previous_interaction_id`)."""
         ...
 
-    async def prune(self, *, older_than_ns: int) -> PruneResult: ...
+    async def prune(self, *, older_than_ns: int) -> PruneResult:
+        """Delete exchanges that started before, then parts that nobody uses any more. Statistics stay."""
+        ...
 
     async def size(self) -> StoreSize: ...
