@@ -1,4 +1,4 @@
-"""Append-only files on local disk between a worker and the recorder.
+"""What a journal holds: the records of exchanges, and how a frame's payload becomes records again.
 
 Records of one exchange share its `id`: `Begin`, `RequestChunk`*, then `ResponseHead` and `Chunk`*, then exactly one
 `End` (a worker that dies leaves it out: the reader of the journal then knows the exchange was interrupted).
@@ -6,9 +6,13 @@ Records of one exchange share its `id`: `Begin`, `RequestChunk`*, then `Response
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
 import msgspec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
+"""Version of the records' shape, written in front of each segment."""
 
 HeaderPairs = list[tuple[bytes, bytes]]
 
@@ -89,8 +93,35 @@ class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
 
     exchanges: int
     first_ns: int
+    """Unix time of the first loss."""
     last_ns: int
     reason: str
+    begun: list[bytes] = []
+    """Ids of those among them whose first records are in the journal already: no more of them will come."""
 
 
 Record = Begin | RequestChunk | ResponseHead | Chunk | End | Gap
+
+Untyped = list[Any]
+"""A payload's records as plain lists, before their shape is checked."""
+
+CONVERTERS: Mapping[int, Callable[[Untyped], Untyped]] = {}
+"""One step per version: `CONVERTERS[n]` turns records of version n into those of version n + 1."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Record])
+
+
+def encode_records(records: list[Record]) -> bytes:
+    """Raises ValueError, TypeError or OverflowError for a value that MessagePack cannot hold."""
+    return _encoder.encode(records)
+
+
+def decode_records(payload: bytes | memoryview, version: int = FORMAT_VERSION) -> list[Record]:
+    """Raises msgspec.MsgspecError if the payload is not a list of records."""
+    if version == FORMAT_VERSION:
+        return _decoder.decode(payload)
+    records: Untyped = msgspec.msgpack.decode(payload, type=list)
+    for step in range(version, FORMAT_VERSION):
+        records = CONVERTERS[step](records)
+    return msgspec.convert(records, list[Record])
