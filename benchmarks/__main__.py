@@ -1,0 +1,199 @@
+"""`python -m benchmarks`: run the workloads, print tables, keep the figures.
+
+Each workload fills in the values of its targets; one that cannot run says why, and the rest go on. The exit status is 0
+when nothing that was measured misses its target, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from . import figures, latency, machine, report, streams, throughput
+from .subjects import NAIVE, NGINX, PROXY, AbsentError, Laboratory, wanted_subjects
+
+WORKLOADS = ("small", "agent", "sse", "streams", "latency", "session", "recorder", "million")
+
+
+@dataclass(slots=True)
+class Run:
+    """The options of a run and what it has found so far."""
+
+    options: argparse.Namespace
+    console: Console
+    measured: dict[str, float | None] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, style="dim", soft_wrap=True)
+
+    def keep(self, name: str, result: dict[str, Any], values: dict[str, float | None]) -> None:
+        self.results[name] = result
+        self.measured |= values
+        missing = result.get("absent", {})
+        reason = missing.get(PROXY) or next(iter(missing.values()), "")
+        self.absent |= {key: reason or "a subject was left out" for key, value in values.items() if value is None}
+        report.show(self.console, name, result)
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure the proxy beside nginx and others."
+    )
+    parser.add_argument("--only", default="", help=f"comma-separated workloads of: {', '.join(WORKLOADS)}")
+    parser.add_argument("--subjects", default="", help="comma-separated subjects; all by default")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds, for a first impression")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds of each throughput workload")
+    parser.add_argument("--seconds", type=int, help="length of one round")
+    parser.add_argument("--streams", type=int, default=1000, help="concurrent slow streams")
+    parser.add_argument("--rows", type=int, help="exchanges in the store of the workload `million`")
+    parser.add_argument("--pause-recorder", action="store_true", help="stop the recorder while load runs")
+    parser.add_argument("--program", type=Path, default=Path(sys.executable).with_name("gemini-proxy"))
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    options = parser.parse_args(arguments)
+    options.only = [each for each in options.only.split(",") if each] or list(WORKLOADS)
+    if unknown := set(options.only) - set(WORKLOADS):
+        parser.error(f"unknown workload: {', '.join(sorted(unknown))}")
+    try:
+        options.subjects = wanted_subjects([each for each in options.subjects.split(",") if each])
+    except ValueError as error:
+        parser.error(str(error))
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.seconds = options.seconds or (2 if options.quick else 4)
+    options.rows = options.rows or (50_000 if options.quick else 1_000_000)
+    return options
+
+
+def run_throughput(run: Run, lab: Laboratory, workload: throughput.Workload, keys: dict[str, str]) -> None:
+    options = run.options
+    result = throughput.run(
+        lab, workload, options.subjects, rounds=options.rounds, seconds=options.seconds, say=run.say
+    )
+    values = {key: throughput.ratio(result, yardstick) for key, yardstick in keys.items()}
+    run.keep(workload.name, result, values)
+
+
+def run_small(run: Run, lab: Laboratory) -> None:
+    run_throughput(run, lab, throughput.SMALL, {"small_vs_nginx": NGINX, "small_vs_naive": NAIVE})
+    if not run.options.quick:
+        run_throughput(run, lab, throughput.SATURATED, {})
+
+
+def run_agent(run: Run, lab: Laboratory) -> None:
+    run_throughput(run, lab, throughput.AGENT, {"agent_vs_nginx": NGINX})
+
+
+def run_sse(run: Run, lab: Laboratory) -> None:
+    run_throughput(run, lab, throughput.SSE, {"sse_vs_nginx": NGINX})
+
+
+def run_latency(run: Run, lab: Laboratory) -> None:
+    steps, paired_streams = (1000, 4) if run.options.quick else (6000, 30)
+    result = latency.run(lab, run.options.subjects, steps=steps, streams=paired_streams, say=run.say)
+    run.keep(
+        "latency",
+        result,
+        {
+            "added_p50_ms": latency.added_ms(result, "unary", "over_nginx_p50_us"),
+            "added_p99_ms": latency.added_ms(result, "unary", "over_nginx_p99_us"),
+            "chunk_added_p50_ms": latency.added_ms(result, "chunks", "over_direct_p50_us"),
+        },
+    )
+
+
+def run_streams(run: Run, lab: Laboratory) -> None:
+    seconds = 3 if run.options.quick else 10
+    names = [each for each in run.options.subjects if each not in ("naive-pooled",)]
+    result = streams.run(lab, names, streams=run.options.streams, seconds=seconds, say=run.say)
+    lost = [streams.figure(result, PROXY, each) for each in ("lost_streams", "lost_events")]
+    run.keep(
+        "streams",
+        result,
+        {
+            "streams_rss_mb": streams.figure(result, PROXY, "rss_mb"),
+            "streams_lost": None if None in lost else max(each for each in lost if each is not None),
+            "streams_reordered": streams.figure(result, PROXY, "reordered"),
+        },
+    )
+
+
+RUNNERS: dict[str, Callable[[Run, Laboratory], None]] = {
+    "small": run_small,
+    "agent": run_agent,
+    "sse": run_sse,
+    "streams": run_streams,
+    "latency": run_latency,
+}
+
+
+def run_all(run: Run, scratch: Path) -> dict[str, object]:
+    """Every asked workload; returns the machine's facts."""
+    cores = machine.split_cores(os.sched_getaffinity(0))
+    facts = machine.facts(cores, scratch)
+    run.say(", ".join(f"{name} {value}" for name, value in facts.items()))
+    if not cores.apart:
+        run.say("Only one core: the subject and the load share it, so the figures say little.")
+    os.sched_setaffinity(0, cores.load)
+    fleet = machine.Fleet()
+    lab = Laboratory(scratch, cores, fleet, run.options.program.absolute(), pause_recorder=run.options.pause_recorder)
+    try:
+        lab.start_upstream()
+        for name in run.options.only:
+            run_one(run, lab, name)
+    finally:
+        fleet.close()
+    return facts
+
+
+def run_one(run: Run, lab: Laboratory, name: str) -> None:
+    if name not in RUNNERS:
+        run.say(f"{name}: not available")
+        return
+    try:
+        RUNNERS[name](run, lab)
+    except (AbsentError, ValueError, OSError) as error:
+        run.console.print(f"[bold red]{name} did not finish: {error}[/]")
+
+
+def interrupted(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> int:
+    options = parse_options()
+    signal.signal(signal.SIGTERM, interrupted)
+    machine.allow_open_files()
+    run = Run(options, report.console())
+    started = datetime.now(UTC)
+    with tempfile.TemporaryDirectory(prefix="gemini-proxy-bench-", ignore_cleanup_errors=True) as folder:
+        facts = run_all(run, Path(folder))
+    verdicts = figures.judge(run.measured, run.absent)
+    report.show_verdicts(run.console, verdicts)
+    name = f"{started:%Y-%m-%d}-{'quick' if options.quick else 'full'}"
+    name += "" if len(options.only) == len(WORKLOADS) else "-" + "-".join(options.only)
+    path = options.output or report.RESULTS / f"{name}.json"
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    settings.pop("output")
+    settings["program"] = options.program.name
+    document = {"started": started.isoformat(timespec="seconds"), "machine": facts, "options": settings}
+    report.save(path, {**document, "workloads": run.results}, verdicts)
+    run.say(f"figures are in {path}")
+    return 1 if any(each.word == "MISS" for each in verdicts) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
