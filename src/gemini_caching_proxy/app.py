@@ -33,7 +33,7 @@ from .recording_status import read_status
 from .redaction import Redactor, load_fingerprint_key
 from .relay.downstream import Downstream
 from .relay.gate import Gate
-from .relay.http1 import REQUEST_KINDS, RESPONSE_KINDS, FieldTable, Limits
+from .relay.http1 import REQUEST_KINDS, RESPONSE_KINDS, FieldTable, Limits, ShapeTable
 from .relay.upstream import Origin, Pool
 from .settings import Settings, is_loopback
 
@@ -131,10 +131,12 @@ class Worker:
         self._downstream = Downstream(
             self._reception.start,
             FieldTable(REQUEST_KINDS, redactor.header),
-            Limits(
-                max_header_bytes=settings.max_header_bytes,
-                max_header_fields=settings.max_header_fields,
-                max_target_bytes=settings.max_target_bytes,
+            ShapeTable(
+                Limits(
+                    max_header_bytes=settings.max_header_bytes,
+                    max_header_fields=settings.max_header_fields,
+                    max_target_bytes=settings.max_target_bytes,
+                )
             ),
             max_connections=settings.max_connections,
             header_timeout=settings.header_timeout,
@@ -273,7 +275,7 @@ def _on_stop(stop: Callable[[], object]) -> None:
 
 def main() -> int:
     """Run one child process; its settings and sockets come from the supervisor."""
-    parcel = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]
+    parcel = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     settings = Settings.from_parcel(parcel["settings"])
     configure_logging(settings.log_level, settings.log_format, make_redactor(settings))
     try:

@@ -1,8 +1,8 @@
-"""One call as it is put to the upstream and as its answer is put to the client: heads, framing, and what is recorded.
+"""How calls of one shape are put to the upstream, how answers are put to the client, and what is recorded of both.
 
 Bodies pass through re-framed and otherwise byte for byte. Of the head, only what is hop-by-hop changes, plus: Host, the
 credential, `alt-svc` (dropped), URLs on the upstream's own origin in `Location` and `X-Goog-Upload-*-URL` (rewritten so
-that the next call comes through us too), and CORS fields for browsers.
+that the next call comes through us too), and CORS fields for browsers. A `Call` is worked out once per shape.
 """
 
 from __future__ import annotations
@@ -14,20 +14,10 @@ from typing import Any
 from .capture import Capture, JournalCapture, Recording, Unrecorded
 from .credentials import Settlement
 from .providers.base import Route
-from .relay.downstream import ClientConnection
-from .relay.http1 import CHUNKED_LINE, Kind, Request, connection_named, forwarded_lines, name_of
+from .relay.http1 import CHUNKED_LINE, Field, Kind, Request, Shape, connection_named, forwarded_fields
 from .relay.upstream import Answer, Origin
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Where requests for one target go; remembered per target."""
-
-    route: Route
-    upstream_target: bytes
-    """As it is asked for upstream, base path included."""
-    query: bytes
-    recorded_target: str
+_UNRECORDED = Unrecorded()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,140 +32,162 @@ class Surroundings:
     scheme: bytes
     """Of our listener."""
     spawn: Callable[[Coroutine[Any, Any, None]], Any]
+    """Runs something that has to wait; the result can be cancelled."""
     upload_started: Callable[[bytes, str | None], None]
     """Told the rewritten upload URL and the fingerprint of who began it."""
 
 
-class Call:
-    """A request, settled and ready to be sent, and how to answer it."""
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """A response head, ready for the client and for the record."""
 
-    __slots__ = ("_around", "_client", "_plan", "_request", "_settlement", "chunked", "cors", "ends_by_close")
+    data: bytes
+    recorded: list[tuple[bytes, bytes]]
+    chunked: bool
+    """Whether the body is written in chunks."""
+    ends_by_close: bool
+    """Whether the client can tell the end of the body only by the connection's."""
+
+
+class Call:
+    """What requests of one shape become."""
+
+    __slots__ = (
+        "_around",
+        "_client_base",
+        "_head",
+        "_recorded",
+        "_shape",
+        "_tail",
+        "cors",
+        "route",
+        "settlement",
+        "target",
+    )
 
     def __init__(
         self,
         around: Surroundings,
-        client: ClientConnection,
-        request: Request,
-        plan: Plan,
+        shape: Shape,
+        route: Route,
+        target: bytes,
+        recorded_target: str,
         settlement: Settlement,
         cors: bytes,
     ) -> None:
+        """`target`: what is asked of the upstream, base path included; `cors`: lines for every answer."""
         self._around = around
-        self._client = client
-        self._request = request
-        self._plan = plan
-        self._settlement = settlement
+        self._shape = shape
+        self.route = route
+        self.target = recorded_target
+        self.settlement = settlement
         self.cors = cors
-        self.chunked = False
-        """Whether the answer is written in chunks; known with its head."""
-        self.ends_by_close = False
-        """Whether the client can tell the end of the answer only by the connection's."""
+        self._client_base = (around.public_url or b"%b://%b" % (around.scheme, shape.host)) + route.prefix
+        self._head, self._tail = self._upstream_head(target)
+        at = next((index for index, field in enumerate(shape.fields) if field.kind == Kind.LENGTH), len(shape.fields))
+        self._recorded = (
+            [field.recorded for field in shape.fields[:at]],
+            [field.recorded for field in shape.fields[at + 1 :]],
+        )
+
+    def _upstream_head(self, target: bytes) -> tuple[bytes, bytes]:
+        """The head in two halves, with the Content-Length line to come in between."""
+        shape = self._shape
+        fields = forwarded_fields(shape, self.settlement.lines)
+        at = next((index for index, field in enumerate(fields) if field.kind == Kind.LENGTH), len(fields))
+        framing = CHUNKED_LINE if shape.chunked else b""
+        if shape.websocket:
+            framing = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        first = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (shape.method, target, self._around.origin.host_line)
+        before = b"".join(field.line for field in fields[:at])
+        after = b"".join(field.line for field in fields[at + 1 :])
+        return first + before, after + self.settlement.added + framing + b"\r\n"
+
+    def head(self, request: Request) -> bytes:
+        """The head of a request of this shape, for the upstream."""
+        length = request.length
+        return self._head + length.line + self._tail if length is not None else self._head + self._tail
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> Any:
         """Run something that has to wait; the caller may cancel it."""
         return self._around.spawn(work)
 
-    def capture(self, body: bytes, *, done: bool) -> Capture:
-        """Begin the record with as much of the body as is there."""
+    def capture(self, request: Request, client: str, body: bytes) -> Capture:
+        """Begin the record of a request with as much of the body as is there."""
         recording = self._around.recording
         if recording is None:
-            return Unrecorded()
-        request, plan, settlement = self._request, self._plan, self._settlement
-        return JournalCapture(
-            recording,
-            head_ns=request.head_ns,
-            client=self._client.peer,
-            method=request.method.decode("latin-1"),
-            target=plan.recorded_target,
-            http_version="1.1" if request.minor_version else "1.0",
-            headers=[recorded for _, _, recorded in request.fields],
-            route=plan.route,
-            upstream=self._around.upstream,
-            credential=settlement.fingerprint,
-            credential_source=settlement.source,
-            secrets=settlement.secrets,
-            websocket=request.websocket,
-            length=request.length,
-            body=body,
-            body_done=done,
-        )
+            return _UNRECORDED
+        before, after = self._recorded
+        length = request.length
+        headers = [*before, length.recorded, *after] if length is not None else before
+        return JournalCapture(recording, self, request, self._shape, client, headers, body)
 
-    def head(self) -> bytes:
-        """The request's head for the upstream."""
-        request, around, settlement = self._request, self._around, self._settlement
-        lines = forwarded_lines(request.fields, request.connection, settlement.lines)
-        framing = CHUNKED_LINE if request.chunked else b""
-        if request.websocket:
-            framing = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
-        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b\r\n" % (
-            request.method,
-            self._plan.upstream_target,
-            around.origin.host_line,
-            b"".join(lines),
-            settlement.added,
-            framing,
-        )
+    @property
+    def upstream(self) -> str:
+        return self._around.upstream
 
-    def answer_head(self, answer: Answer) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """The answer's head for the client, and its fields as recorded. Settles `chunked` and `ends_by_close`."""
-        request = self._request
-        lines: list[bytes] = []
-        recorded: list[tuple[bytes, bytes]] = []
-        named: set[bytes] = set()
-        for kind, line, record in answer.fields:
-            recorded.append(record)
-            if kind == Kind.PASS or (kind == Kind.LENGTH and not answer.chunked):
-                lines.append(line)
-            elif kind == Kind.URL:
-                lines.append(self._rewritten(line))
-            elif kind == Kind.CORS and not self.cors:
-                lines.append(line)
-            elif kind == Kind.CONNECTION:
-                named |= connection_named((record[1],))
-        if named:
-            lines = [line for line in lines if name_of(line) not in named]
+    def answer_head(self, answer: Answer) -> AnswerHead:
+        """The head of an answer, for the client."""
+        shape = self._shape
+        lines = [b"HTTP/1.1 %d %b\r\n" % (answer.status, answer.reason)]
+        recorded = []
+        special: list[Field] = []
+        for field in answer.fields:
+            recorded.append(field[3])
+            if field[1] == 0:
+                lines.append(field[2])
+            elif field[1] > 1:
+                special.append(field)
+        chunked = ends_by_close = False
+        for field in special:
+            self._add_special(lines, field, answer)
+        if shape.method == b"HEAD" or answer.status in (101, 204, 304):
+            lines.append(self._bodiless_framing(answer))
+        elif answer.length is None or answer.chunked:
+            if shape.minor_version:
+                chunked = True
+                lines.append(CHUNKED_LINE)
+            else:
+                ends_by_close = True
+        elif shape.keep_alive and not shape.minor_version:
+            lines.append(b"Connection: keep-alive\r\n")
         if self.cors:
             lines.append(self.cors)
-        lines.append(self._framing(answer))
-        head = b"HTTP/1.1 %d %b\r\n%b\r\n" % (answer.status, answer.reason, b"".join(lines))
-        if not request.keep_alive and request.minor_version and answer.status != 101:
-            head = head[:-2] + b"Connection: close\r\n\r\n"
-        return head, recorded
+        if not shape.keep_alive and shape.minor_version and answer.status != 101:
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        return AnswerHead(b"".join(lines), recorded, chunked, ends_by_close)
 
-    def _framing(self, answer: Answer) -> bytes:
-        request = self._request
+    def _add_special(self, lines: list[bytes], field: Field, answer: Answer) -> None:
+        if field.kind == Kind.LENGTH and not answer.chunked:
+            lines.append(field.line)
+        elif field.kind == Kind.URL:
+            lines.append(self._rewritten(field))
+        elif field.kind == Kind.CORS and not self.cors:
+            lines.append(field.line)
+        elif field.kind == Kind.CONNECTION:
+            named = connection_named((field.value,))
+            lines[1:] = [line for line in lines[1:] if line.partition(b":")[0].lower() not in named]
+
+    def _bodiless_framing(self, answer: Answer) -> bytes:
         if answer.status == 101:
             return b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
-        if request.method == b"HEAD" or answer.status in (204, 304):
-            # What a GET would have been framed as (RFC 9110 section 9.3.2), for HEAD alone.
-            return CHUNKED_LINE if answer.chunked and request.method == b"HEAD" and request.minor_version else b""
-        if answer.length is not None and not answer.chunked:
-            return b"" if request.minor_version or not request.keep_alive else b"Connection: keep-alive\r\n"
-        if request.minor_version:
-            self.chunked = True
-            return CHUNKED_LINE
-        self.ends_by_close = True
-        return b""
+        # HEAD tells how a GET would have been framed (RFC 9110 section 9.3.2).
+        return CHUNKED_LINE if answer.chunked and self._shape.method == b"HEAD" and self._shape.minor_version else b""
 
-    def _rewritten(self, line: bytes) -> bytes:
+    def _rewritten(self, field: Field) -> bytes:
         """A line whose URL is on the upstream's origin, moved to the URL the client knows us by."""
-        name, _, value = line[:-2].partition(b": ")
-        rest = self._around.origin.path_of(value)
+        rest = self._around.origin.path_of(field.value)
         if rest is None:
-            return line
-        url = self.client_base() + rest
+            return field.line
+        url = self._client_base + rest
+        name = field.recorded[0]
         if name.lower() == b"x-goog-upload-url":
-            self._around.upload_started(url, self._settlement.fingerprint)
+            self._around.upload_started(url, self.settlement.fingerprint)
         return b"%b: %b\r\n" % (name, url)
-
-    def client_base(self) -> bytes:
-        """The base URL the client reached us by, with the path prefix it used."""
-        around = self._around
-        base = around.public_url or b"%b://%b" % (around.scheme, self._request.host)
-        return base + self._plan.route.prefix
 
 
 def interim_head(answer: Answer) -> bytes:
     """A 1xx response, to be passed on as it came (RFC 9110 section 15.2)."""
-    lines = b"".join(line for kind, line, _ in answer.fields if kind == Kind.PASS)
+    lines = b"".join(field.line for field in answer.fields if field.kind == Kind.PASS)
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (answer.status, answer.reason, lines)

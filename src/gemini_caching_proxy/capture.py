@@ -1,4 +1,4 @@
-"""The tee of one exchange: what passes is redacted, stamped and handed to the journal, in order, and ended exactly once.
+"""The tee of one exchange: what passes is redacted, stamped and handed to the journal in order, and ended once.
 
 A capture never delays or changes what it sees and never raises. Records reach the journal's files in groups: chunks of
 running exchanges within `FLUSH_SECONDS`, and the records of an exchange that ends before its last bytes go to the
@@ -15,6 +15,7 @@ from typing import Protocol
 from blake3 import blake3
 from uuid_utils import uuid7
 
+from .credentials import Settlement
 from .exchange import FailureKind
 from .journal import Begin, Chunk, End, JournalWriter, RequestChunk, ResponseHead
 from .providers.base import Route
@@ -32,7 +33,13 @@ class Recording:
     """What the captures of a worker share: the journal, the redactor and the moment of writing."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, journal: JournalWriter, redactor: Redactor, *, max_body_bytes: int, head_bytes: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        journal: JournalWriter,
+        redactor: Redactor,
+        *,
+        max_body_bytes: int,
+        head_bytes: int,
     ) -> None:
         self.journal = journal
         self.redactor = redactor
@@ -139,7 +146,9 @@ class Capture(Protocol):
 
     def connected(self) -> None: ...
 
-    def response_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None) -> None: ...
+    def response_head(
+        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None
+    ) -> None: ...
 
     def response_data(self, data: bytes) -> None: ...
 
@@ -194,6 +203,37 @@ class Unrecorded:
         finish(data, close=close)
 
 
+class RecordedShape(Protocol):
+    """What a capture needs to know about a request's head."""
+
+    method: bytes
+    minor_version: int
+    websocket: bool
+
+
+class RecordedRequest(Protocol):
+    """What a capture needs to know about a request as it is being read."""
+
+    complete: bool
+    head_ns: int
+    """`time.monotonic_ns` when the head was read."""
+
+    @property
+    def announced_size(self) -> int | None: ...
+
+
+class RecordedCall(Protocol):
+    """What a capture needs to know about the call."""
+
+    route: Route
+    settlement: Settlement
+    target: str
+    """Redacted."""
+
+    @property
+    def upstream(self) -> str: ...
+
+
 class JournalCapture:
     """The capture that writes records."""
 
@@ -214,60 +254,54 @@ class JournalCapture:
     def __init__(
         self,
         recording: Recording,
-        *,
-        head_ns: int,
+        call: RecordedCall,
+        request: RecordedRequest,
+        shape: RecordedShape,
         client: str,
-        method: str,
-        target: str,
-        http_version: str,
         headers: list[tuple[bytes, bytes]],
-        route: Route,
-        upstream: str,
-        credential: str | None,
-        credential_source: str,
-        secrets: tuple[bytes, ...],
-        websocket: bool,
-        length: int | None,
         body: bytes,
-        body_done: bool,
     ) -> None:
-        """Begin: the head is read, and `body` came with it (all of the body if `body_done`)."""
+        """Begin: the head is read, and `body` came with it (all of the body if the request is complete)."""
+        settlement, route = call.settlement, call.route
         self._recording = recording
-        self._head_ns = head_ns
+        self._head_ns = head_ns = request.head_ns
         self._id = uuid7().bytes
-        self._secrets = secrets
+        self._secrets = secrets = settlement.secrets
         self._withhold = route.withhold_response
         self._connected_us: int | None = None
         self._tunnel: tuple[int, int] | None = None
         self._ended = False
         self._response: BodyMeter | None = None
-        self._request = BodyMeter(
-            recording.redactor.scrubber(secrets), recording.max_body_bytes, recording.head_bytes, length
+        self._request = meter = BodyMeter(
+            recording.redactor.scrubber(secrets), recording.max_body_bytes, recording.head_bytes, request.announced_size
         )
-        kept = self._request.take(body) if body else b""
-        if body_done and body:
-            kept += self._request.rest()
+        kept = meter.take(body) if body else b""
         now_us = (monotonic_ns() - head_ns) // 1000
-        self._request_done_us = now_us if body_done else None
+        if request.complete:
+            self._request_done_us: int | None = now_us
+            if body:
+                kept += meter.rest()
+        else:
+            self._request_done_us = None
         recording.append(
             Begin(
                 self._id,
                 time_ns() - now_us * 1000,
                 client,
-                method,
-                target,
-                http_version,
+                shape.method.decode("latin-1"),
+                call.target,
+                "1.1" if shape.minor_version else "1.0",
                 headers,
                 route.provider,
                 route.operation,
                 route.model,
-                upstream,
-                credential,
-                credential_source,
-                websocket,
+                call.upstream,
+                settlement.fingerprint,
+                settlement.source,
+                shape.websocket,
                 kept,
                 self._request_done_us,
-                self._request.redacted,
+                meter.redacted,
             )
         )
 

@@ -16,9 +16,11 @@ from .providers.base import Route
 
 # Words that people type where a key is demanded. Anchored and without nesting, so linear in time.
 _PLACEHOLDER = re.compile(
-    rb"(?:bearer +)?(?:|x+|y+|0+|1234\d*|abc\d*|[.*-]+|<[^>]*>|\$?\{[^}]*\}|none|null|undefined|any(?:thing)?|empty|unused|"
+    rb"(?:bearer +)?(?:|x+|y+|0+|1234\d*|abc\d*|[.*-]+|<[^>]*>|\$?\{[^}]*\}|"
+    rb"none|null|undefined|any(?:thing)?|empty|unused|"
     rb"not[-_ ]?(?:needed|required|used|set)|no[-_ ]?(?:api)?[-_ ]?key|(?:my|your|the)[-_ ].*key.*|"
-    rb"(?:sk-)?(?:dummy|fake|test|placeholder|proxy|local|localhost|changeme|secret|example|demo)(?:[-_ ]?(?:api)?[-_ ]?key)?|"
+    rb"(?:sk-)?(?:dummy|fake|test|placeholder|proxy|local|localhost|changeme|secret|example|demo)"
+    rb"(?:[-_ ]?(?:api)?[-_ ]?key)?|"
     rb"(?:gemini|google)?[-_ ]?api[-_ ]?key|key)",
     re.IGNORECASE,
 )
@@ -86,7 +88,9 @@ class Credentials:
         if found:
             line, value = found[0]
             return Settlement((line,), b"", False, self._fingerprint(_bare(value)), "client", secrets)
-        return Settlement((), b"", True, self._fingerprint(query) if query else None, "client" if query else "none", secrets)
+        return Settlement(
+            (), b"", True, self._fingerprint(query) if query else None, "client" if query else "none", secrets
+        )
 
 
 class UploadOwners:

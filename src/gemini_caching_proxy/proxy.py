@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from .call import Call, interim_head
+from .call import AnswerHead, Call, interim_head
 from .capture import Capture
 from .errors import (
     ConnectFailed,
@@ -26,7 +26,7 @@ from .errors import (
 )
 from .exchange import FailureKind
 from .relay.downstream import ClientConnection
-from .relay.http1 import LAST_CHUNK, Request, error_message, trailer_section
+from .relay.http1 import LAST_CHUNK, Request, Shape, error_message, trailer_section
 from .relay.tunnel import Tunnel
 from .relay.upstream import Answer, Pool, UpstreamConnection
 
@@ -53,11 +53,12 @@ class Passage:
         "_client",
         "_connecting",
         "_done",
-        "_head_sent",
+        "_head",
         "_passages",
         "_policy",
         "_pool",
         "_request",
+        "_shape",
         "_tunnel",
         "_upstream",
         "_waiting",
@@ -67,6 +68,7 @@ class Passage:
         self,
         client: ClientConnection,
         request: Request,
+        shape: Shape,
         call: Call,
         pool: Pool,
         passages: set[Passage],
@@ -74,6 +76,7 @@ class Passage:
     ) -> None:
         self._client: ClientConnection | None = client
         self._request = request
+        self._shape = shape
         self._call = call
         self._pool = pool
         self._passages = passages
@@ -83,7 +86,8 @@ class Passage:
         self._connecting: asyncio.Task[None] | None = None
         self._waiting: list[bytes] = []
         self._tunnel: Tunnel | None = None
-        self._asked = self._head_sent = self._done = False
+        self._head: AnswerHead | None = None
+        self._asked = self._done = False
         passages.add(self)
 
     # What the client's connection calls
@@ -95,7 +99,7 @@ class Passage:
             return
         if self._capture is None:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._capture = self._call.capture(body, done=request.complete)
+            self._capture = self._call.capture(request, self._client.peer if self._client else "", body)
             self._waiting = pieces
             upstream = self._pool.get()
             if upstream is not None:
@@ -126,7 +130,7 @@ class Passage:
         self._client = None
         if self._done:
             return
-        if self._policy == "drain" and self._request.complete and not self._request.websocket:
+        if self._policy == "drain" and self._request.complete and not self._shape.websocket:
             if self._upstream is not None and self._asked:
                 self._upstream.pause_reading(False)
             return
@@ -140,24 +144,24 @@ class Passage:
         assert capture is not None
         pieces, answer.pieces = answer.pieces, []
         out: list[bytes] = []
-        if not self._head_sent:
-            self._head_sent = True
-            head, recorded = self._call.answer_head(answer)
-            capture.response_head(answer.status, answer.reason, recorded, answer.length)
-            out.append(head)
+        head = self._head
+        if head is None:
+            self._head = head = self._call.answer_head(answer)
+            capture.response_head(answer.status, answer.reason, head.recorded, answer.length)
+            out.append(head.data)
         for piece in pieces:
             capture.response_data(piece)
-            if self._call.chunked:
+            if head.chunked:
                 out += (b"%x\r\n" % len(piece), piece, b"\r\n")
             else:
                 out.append(piece)
         if answer.complete:
-            self._finish(answer, out)
+            self._finish(answer, head, out)
         elif self._client is not None and out:
             self._client.write(b"".join(out))
 
     def upstream_interim(self, answer: Answer) -> None:
-        if answer.status != 100 and self._client is not None and self._request.minor_version:
+        if answer.status != 100 and self._client is not None and self._shape.minor_version:
             self._client.write(interim_head(answer))
 
     def upstream_switched(self, answer: Answer, rest: bytes) -> None:
@@ -165,15 +169,14 @@ class Passage:
         assert capture is not None
         assert client is not None
         assert upstream is not None
-        if not self._request.websocket:
+        if not self._shape.websocket:
             self.upstream_failed(MalformedResponse("The upstream switched protocols without being asked."))
             upstream.cancel()
             return
-        head, recorded = self._call.answer_head(answer)
-        capture.response_head(101, answer.reason, recorded, None)
-        self._head_sent = True
+        self._head = head = self._call.answer_head(answer)
+        capture.response_head(101, answer.reason, head.recorded, None)
         early, self._request.pieces = self._request.pieces, []
-        client.write(head + rest)
+        client.write(head.data + rest)
         self._tunnel = Tunnel(client.detach(), upstream.detach(), self._tunnel_closed)
         self._tunnel.upstream.received += len(rest)
         for piece in early:
@@ -216,9 +219,9 @@ class Passage:
         self._capture.connected()
         self._upstream = upstream
         self._asked = True
-        upstream.ask(self, head_only=self._request.method == b"HEAD")
+        upstream.ask(self, head_only=self._shape.method == b"HEAD")
         waiting, self._waiting = self._waiting, []
-        self._send(waiting, self._call.head())
+        self._send(waiting, self._call.head(self._request))
         if self._client is not None:
             self._client.pause_reading(False)
 
@@ -227,9 +230,9 @@ class Passage:
         request, upstream = self._request, self._upstream
         assert upstream is not None
         out = [head] if head else []
-        if request.websocket:
+        if self._shape.websocket:
             request.pieces = pieces
-        elif request.chunked:
+        elif self._shape.chunked:
             for piece in pieces:
                 out += (b"%x\r\n" % len(piece), piece, b"\r\n")
             if request.complete:
@@ -241,7 +244,7 @@ class Passage:
             if not head:
                 upstream.extend_deadline()
 
-    def _finish(self, answer: Answer, out: list[bytes]) -> None:
+    def _finish(self, answer: Answer, head: AnswerHead, out: list[bytes]) -> None:
         """The answer is whole: record, then let the client have its last bytes."""
         capture, client, upstream = self._capture, self._client, self._upstream
         assert capture is not None
@@ -250,25 +253,23 @@ class Passage:
         self._upstream = None
         if upstream is not None:
             upstream.release(reusable=self._request.complete)
-        if self._call.chunked:
+        if head.chunked:
             out.append(trailer_section(answer.trailers) if answer.trailers else LAST_CHUNK)
         capture.end(trailers=answer.trailers)
         if client is not None:
-            capture.commit(client.finish, b"".join(out), self._call.ends_by_close)
+            capture.commit(client.finish, b"".join(out), head.ends_by_close)
 
     def _end(self, error: WireError, kind: FailureKind) -> None:
         """No whole answer: an error where nothing was sent yet, a visible break where something was."""
         if self._done:
             return
         client, self._client = self._client, None
-        if client is None or self._head_sent:
+        if client is None or self._head is not None:
             self._record_end(kind, str(error))
             if client is not None:
-                client.cut(hard=self._call.ends_by_close)
+                client.cut(hard=self._head is not None and self._head.ends_by_close)
             return
-        message = error_message(
-            error, extra=self._call.cors, close=True, head_only=self._request.method == b"HEAD"
-        )
+        message = error_message(error, extra=self._call.cors, close=True, head_only=self._shape.method == b"HEAD")
         capture = self._capture
         self._record_end(kind, str(error), error.status)
         assert capture is not None

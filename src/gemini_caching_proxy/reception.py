@@ -9,17 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from .call import Call, Plan, Surroundings
+from .call import Call, Surroundings
 from .credentials import Credentials, UploadOwners, query_credential, without_query_credentials
 from .errors import MalformedRequest, Overloaded, RequestRejected
-from .proxy import Passage
 from .providers.base import Route
+from .proxy import Passage
 from .relay.downstream import ClientConnection
 from .relay.gate import Gate
-from .relay.http1 import Request, error_message, json_message
+from .relay.http1 import Request, Shape, error_message, json_message
 from .relay.upstream import Pool
-
-_MOST_PLANS = 4096
 
 Health = Callable[[], tuple[bool, dict[str, Any]]]
 
@@ -41,7 +39,7 @@ class Reception:
         refuses: Callable[[], bool],
         client_gone: Literal["cancel", "drain"],
     ) -> None:
-        """`readiness` tells whether the worker can do its job and why; `refuses` whether to take no requests for now."""
+        """`readiness` tells whether the worker can do its job; `refuses` whether to take no requests for now."""
         self._gate = gate
         self._route = route
         self._credentials = credentials
@@ -52,56 +50,47 @@ class Reception:
         self._readiness = readiness
         self._refuses = refuses
         self._client_gone = client_gone
-        self._plans: dict[tuple[bytes, bytes], Plan] = {}
         self.passages: set[Passage] = set()
 
     def start(self, client: ClientConnection, request: Request) -> Passage | None:
         """Begin with a request whose head is read; None if it was answered here."""
+        shape = request.shape
+        assert shape is not None
+        call: Call | None = shape.plan
         try:
-            cors = self._gate.check(request)
-            if request.target[:1] != b"/":
-                request.target = self._path_of_absolute(request.target)
-            if self._answered_here(client, request, cors):
-                return None
+            if call is None:
+                call = self._new_call(client, shape)
+                if call is None:
+                    return None
+                shape.plan = call
             if self._refuses():
                 raise Overloaded("The journal cannot take more and --journal-full is `refuse`: nothing is forwarded.")
-            plan = self._plan(request)
         except RequestRejected as error:
-            client.finish(error_message(error, close=True, head_only=request.method == b"HEAD"), close=True)
+            client.finish(error_message(error, close=True, head_only=shape.method == b"HEAD"), close=True)
             return None
-        settlement = self._credentials.settle(request.credentials, plan.query, plan.route)
-        if not settlement.keep_query and plan.query and query_credential(plan.query):
-            plan = self._without_query_credential(plan)
-        if settlement.fingerprint is None and plan.route.needs_no_credential:
-            owner = self._owners.owner(plan.query)
+        return Passage(client, request, shape, call, self._pool, self.passages, self._client_gone)
+
+    def _new_call(self, client: ClientConnection, shape: Shape) -> Call | None:
+        """Work out what requests of this shape become; None if the one at hand was answered here."""
+        cors = self._gate.check(shape)
+        target = shape.target if shape.target[:1] == b"/" else self._path_of_absolute(shape.target)
+        if self._answered_here(client, shape, target, cors):
+            return None
+        if b"#" in target:
+            raise MalformedRequest("A request target has no fragment (`#`).")
+        route = self._route(shape.method, target)
+        query = target.partition(b"?")[2]
+        settlement = self._credentials.settle(shape.credentials, query, route)
+        if settlement.fingerprint is None and route.needs_no_credential:
+            owner = self._owners.owner(query)
             settlement = replace(settlement, fingerprint=owner, source="client" if owner else "none")
-        call = Call(self._around, client, request, plan, settlement, cors)
-        return Passage(client, request, call, self._pool, self.passages, self._client_gone)
-
-    def _plan(self, request: Request) -> Plan:
-        key = (request.method, request.target)
-        plan = self._plans.get(key)
-        if plan is None:
-            route = self._route(*key)
-            if b"#" in request.target:
-                raise MalformedRequest("A request target has no fragment (`#`).")
-            query = request.target.partition(b"?")[2]
-            plan = Plan(
-                route,
-                self._around.origin.base_path + route.upstream_target,
-                query,
-                self._redact_target(request.target).decode("latin-1"),
-            )
-            if len(request.target) <= 1024:
-                if len(self._plans) >= _MOST_PLANS:
-                    self._plans.clear()
-                self._plans[key] = plan
-        return plan
-
-    def _without_query_credential(self, plan: Plan) -> Plan:
-        path = plan.upstream_target.partition(b"?")[0]
-        query = without_query_credentials(plan.query)
-        return Plan(plan.route, path + b"?" + query if query else path, query, plan.recorded_target)
+        upstream_target = self._around.origin.base_path + route.upstream_target
+        if not settlement.keep_query and query_credential(query):
+            path, _, query = upstream_target.partition(b"?")
+            query = without_query_credentials(query)
+            upstream_target = path + b"?" + query if query else path
+        recorded = self._redact_target(target).decode("latin-1")
+        return Call(self._around, shape, route, upstream_target, recorded, settlement, cors)
 
     def _path_of_absolute(self, target: bytes) -> bytes:
         """The path of an absolute-form target (RFC 9112 section 3.2.2), whose authority must be ours too."""
@@ -113,15 +102,16 @@ class Reception:
                     break
                 return b"/" + path if slash else b"/" + question + query
         raise MalformedRequest(
-            "The request target must be a path. This is a reverse proxy: use its address as the base URL, not as HTTP_PROXY."
+            "The request target must be a path. This is a reverse proxy: "
+            "use its address as the base URL, not as HTTP_PROXY."
         )
 
-    def _answered_here(self, client: ClientConnection, request: Request, cors: bytes) -> bool:
-        if request.preflight and request.origin and request.method == b"OPTIONS":
-            client.finish(self._gate.preflight_answer(request, cors))
-        elif request.target == b"/healthz" and request.method == b"GET":
+    def _answered_here(self, client: ClientConnection, shape: Shape, target: bytes, cors: bytes) -> bool:
+        if shape.preflight and shape.origin and shape.method == b"OPTIONS":
+            client.finish(self._gate.preflight_answer(shape, cors))
+        elif target == b"/healthz" and shape.method == b"GET":
             client.finish(json_message(200, {"status": "live"}))
-        elif request.target == b"/readyz" and request.method == b"GET":
+        elif target == b"/readyz" and shape.method == b"GET":
             ready, report = self._readiness()
             client.finish(json_message(200 if ready else 503, report))
         else:

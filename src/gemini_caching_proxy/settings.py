@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64)
     """Worker processes. One is plenty for most; each takes one core at most."""
     allow_remote: bool = False
-    """Allow listening on an address that other machines can reach. There is no login yet: whoever reaches it can use it."""
+    """Allow listening on an address that other machines can reach. There is no login: whoever reaches it can use it."""
     data_dir: Path = Field(default_factory=default_data_dir)
     """Folder of the journal, the embedded store and the fingerprint key."""
     store: str = "sqlite"
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     """Key for clients that send none or a placeholder; the plain variable `GEMINI_API_KEY` is read too."""
     public_url: str | None = None
-    """The base URL clients use, when a reverse proxy in front changes it; upload and download URLs are rewritten to it."""
+    """Base URL clients use, when a reverse proxy in front changes it; upload and download URLs are rewritten to it."""
     allowed_hosts: Csv = ()
     """Host names, comma-separated, that requests may carry besides loopback names and the listening address."""
     allowed_origins: Csv = ()
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     @classmethod
     def from_parcel(cls, values: dict[str, Any]) -> Settings:
         """The settings that `parcel` packed; neither `.env` nor the environment is asked again."""
-        return cls(_env_file=None, **values)
+        return cls(_env_file=None, **values)  # type: ignore[call-arg]
 
     @property
     def sqlite_path(self) -> Path:

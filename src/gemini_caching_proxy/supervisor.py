@@ -1,4 +1,4 @@
-"""`serve`: holds the data folder and the listening sockets, starts the processes, and starts those again that die.
+"""`serve`: holds the data folder and the listening sockets, starts the processes, and restarts those that die.
 
 A process that dies costs nobody else anything: the sockets stay open here, so clients wait instead of being refused, and
 what the dead worker had journaled is taken in by the recorder.
@@ -18,10 +18,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from .app import listener_tls, make_redactor
 from .errors import ConfigError, FolderInUse, ProxyError
 from .log import configure_logging, get_logger
-from .app import listener_tls, make_redactor
 from .relay.upstream import Origin, proxy_for, tls_context
 from .settings import Settings
 
@@ -100,7 +101,8 @@ def check(settings: Settings) -> None:
     own_names = {settings.host, "localhost", "127.0.0.1", "::1"}
     if origin.port == settings.port and origin.host in own_names:
         raise ConfigError(
-            f"Setting --gemini-base-url / GEMINI_PROXY_GEMINI_BASE_URL: {settings.gemini_base_url} is this proxy itself."
+            "Setting --gemini-base-url / GEMINI_PROXY_GEMINI_BASE_URL: "
+            f"{settings.gemini_base_url} is this proxy itself."
         )
 
 
@@ -135,7 +137,7 @@ def _bind(settings: Settings) -> list[socket.socket]:
     return [_socket(family, (address[0], port, *address[2:]), shared=True) for _ in range(settings.workers)]
 
 
-def _socket(family: int, address: tuple[str | int, ...], *, shared: bool) -> socket.socket:
+def _socket(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -145,7 +147,12 @@ def _socket(family: int, address: tuple[str | int, ...], *, shared: bool) -> soc
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # Accepted sockets inherit these; they find a peer that vanished without a word.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20_000)):
+        for name, value in (
+            ("TCP_KEEPIDLE", 15),
+            ("TCP_KEEPINTVL", 5),
+            ("TCP_KEEPCNT", 3),
+            ("TCP_USER_TIMEOUT", 20_000),
+        ):
             option = getattr(socket, name, None)
             if option is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -314,4 +321,15 @@ class Supervisor:
         self._stopping.set()
 
 
-__all__ = ["EXIT_CONFIG", "EXIT_FAILED", "EXIT_IN_USE", "EXIT_OK", "ProxyError", "Supervisor", "check", "hold_folder", "listen", "run"]
+__all__ = [
+    "EXIT_CONFIG",
+    "EXIT_FAILED",
+    "EXIT_IN_USE",
+    "EXIT_OK",
+    "ProxyError",
+    "Supervisor",
+    "check",
+    "hold_folder",
+    "listen",
+    "run",
+]

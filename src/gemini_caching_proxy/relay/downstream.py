@@ -12,12 +12,13 @@ import math
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, monotonic_ns
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
-from ..errors import MalformedRequest, MethodRefused, Overloaded, RequestRejected, RequestTimedOut
-from .http1 import CONTINUE, FieldTable, Limits, Request, error_message, oversize, rebuild_head, settle_head
+from gemini_caching_proxy.errors import MalformedRequest, MethodRefused, Overloaded, RequestRejected, RequestTimedOut
+
+from .http1 import CONTINUE, FieldTable, Request, ShapeTable, error_message, oversize, rebuild_head
 
 LINGER_SECONDS = 2.0
 
@@ -45,7 +46,7 @@ class Downstream:
         self,
         start: Callable[[ClientConnection, Request], Passage | None],
         fields: FieldTable,
-        limits: Limits,
+        shapes: ShapeTable,
         *,
         max_connections: int,
         header_timeout: float,
@@ -55,7 +56,7 @@ class Downstream:
     ) -> None:
         self.start = start
         self.fields = fields
-        self.limits = limits
+        self.shapes = shapes
         self.max_connections = max_connections
         self.header_timeout = header_timeout
         self.body_timeout = body_timeout
@@ -100,8 +101,8 @@ class ClientConnection(asyncio.Protocol):
         "_passage",
         "_paused_for_pipeline",
         "_paused_for_upstream",
-        "_refusal",
         "_read_size",
+        "_refusal",
         "_requests",
         "_shared",
         "deadline",
@@ -142,7 +143,7 @@ class ClientConnection(asyncio.Protocol):
     # Transport callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
         self.transport = transport
         self.write = transport.write
         address = transport.get_extra_info("peername")
@@ -166,8 +167,8 @@ class ClientConnection(asyncio.Protocol):
             self._refusal = MethodRefused("The request method is not known.")
         except httptools.HttpParserError as error:
             self._refusal = self._refusal or MalformedRequest(f"The request is not valid HTTP/1.1: {error}.")
-        if self._begun and not self._current.head_done and self._refusal is None:
-            self._refusal = oversize(self._current, self._shared.limits, self._head_bytes)
+        if self._begun and self._current.shape is None and self._refusal is None:
+            self._refusal = oversize(self._current, self._shared.shapes.limits, self._head_bytes)
         self._advance()
 
     def eof_received(self) -> bool:
@@ -202,31 +203,32 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         current = self._current
-        if current.head_done:
-            current.trailers.append((name, value))
-        else:
+        if current.shape is None:
             current.fields.append(self._fields[name, value])
+        else:
+            current.trailers.append((name, value))
 
     def on_headers_complete(self) -> None:
         request = self._current
         request.head_ns = monotonic_ns()
         parser = self._parser
         try:
-            settle_head(
-                request, parser.get_method(), parser.get_http_version(), self._shared.limits, self._head_bytes
+            self._shared.shapes.settle(
+                request, parser.get_method(), parser.get_http_version(), parser.should_keep_alive(), self._head_bytes
             )
         except RequestRejected as error:
             self._refusal = error
             raise
-        request.keep_alive = parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
         self._current.pieces.append(body)
 
     def on_message_complete(self) -> None:
         request = self._current
+        shape = request.shape
+        assert shape is not None
         # llhttp skips the body of a message that offers an upgrade; `_upgrade_offered` sees to it.
-        request.complete = not request.upgrade or request.websocket
+        request.complete = not shape.upgrade or shape.websocket
         self._begun = False
 
     # What a passage calls
@@ -239,7 +241,8 @@ class ClientConnection(asyncio.Protocol):
             self.write(data)
         request = self._requests.popleft()
         self._passage = None
-        if close or not request.keep_alive or not request.complete or self._shared.closing:
+        shape = request.shape
+        if close or shape is None or not shape.keep_alive or not request.complete or self._shared.closing:
             self._end(lingering=not request.complete)
             return
         self.deadline = monotonic() + self._shared.keepalive_timeout
@@ -275,9 +278,6 @@ class ClientConnection(asyncio.Protocol):
         self._paused_for_upstream = paused
         self._apply_reading()
 
-    def send_continue(self) -> None:
-        self.write(CONTINUE)
-
     def detach(self) -> asyncio.Transport:
         """Give the transport away, for a tunnel."""
         self._passage = None
@@ -296,7 +296,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._requests[0] if self._requests else None
         if self._lingering or request is None:
             self.transport.abort() if self._lingering else self.close()
-        elif not request.head_done:
+        elif request.shape is None:
             self._refuse(RequestTimedOut(f"The request head took longer than {self._shared.header_timeout:g} s."))
         elif not request.complete and self._passage is not None and not self._paused_for_upstream:
             self._break(RequestTimedOut(f"The request body paused for over {self._shared.body_timeout:g} s."))
@@ -309,11 +309,14 @@ class ClientConnection(asyncio.Protocol):
         """Start or feed the passage of the oldest request, as long as there is something to do at once."""
         self._advancing = True
         requests = self._requests
-        while requests and requests[0].head_done and not self._finished:
+        while requests and not self._finished:
             request = requests[0]
+            shape = request.shape
+            if shape is None:
+                break
             if self._passage is None:
-                if request.expects_continue and not request.complete and not request.pieces and request.minor_version:
-                    self.send_continue()
+                if shape.expects_continue and not request.complete and not request.pieces and shape.minor_version:
+                    self.write(CONTINUE)
                 passage = self._shared.start(self, request)
                 if not requests or requests[0] is not request:
                     continue
@@ -335,7 +338,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._requests:
             return
         request = self._requests[0]
-        if not request.head_done:
+        if request.shape is None:
             self.deadline = monotonic() + self._shared.header_timeout
         else:
             self.deadline = math.inf if request.complete else monotonic() + self._shared.body_timeout
@@ -365,7 +368,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _upgrade_offered(self, rest: bytes) -> None:
         request = self._current
-        if request.websocket:
+        if request.shape is not None and request.shape.websocket:
             request.pieces.append(rest)
             return
         # Any other upgrade is declined by answering over HTTP/1.1, as RFC 9110 section 7.8 allows.

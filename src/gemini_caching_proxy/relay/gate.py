@@ -11,8 +11,9 @@ import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from ..errors import HostNotAllowed
-from .http1 import Request
+from gemini_caching_proxy.errors import HostNotAllowed
+
+from .http1 import Shape
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 EXPOSED_HEADERS = (
@@ -32,34 +33,34 @@ class Gate:
         self._any_address = any_address
         self._known_hosts: dict[bytes, bool] = {}
 
-    def check(self, request: Request) -> bytes:
+    def check(self, shape: Shape) -> bytes:
         """The CORS lines for the answer: empty unless a browser asks.
 
         Raises:
             HostNotAllowed: the Host or the Origin is not on the list.
         """
-        if not self.host_allowed(request.host):
+        if not self.host_allowed(shape.host):
             raise HostNotAllowed(
-                f"Host {request.host.decode('latin-1')!r} is not one this proxy answers to: "
+                f"Host {shape.host.decode('latin-1')!r} is not one this proxy answers to: "
                 "add it to --allowed-hosts / GEMINI_PROXY_ALLOWED_HOSTS."
             )
-        if not request.origin:
-            if request.fetch_site.lower() == b"cross-site":
+        if not shape.origin:
+            if shape.fetch_site.lower() == b"cross-site":
                 raise HostNotAllowed("A page of another site asked for this in a browser, which is refused.")
             return b""
-        if not self._origin_allowed(request.origin):
+        if not self._origin_allowed(shape.origin):
             raise HostNotAllowed(
-                f"Origin {request.origin.decode('latin-1')!r} may not call this proxy: "
+                f"Origin {shape.origin.decode('latin-1')!r} may not call this proxy: "
                 "add it to --allowed-origins / GEMINI_PROXY_ALLOWED_ORIGINS."
             )
-        return (
-            b"Access-Control-Allow-Origin: %b\r\nAccess-Control-Expose-Headers: %b\r\nVary: Origin\r\n"
-            % (request.origin, EXPOSED_HEADERS)
+        return b"Access-Control-Allow-Origin: %b\r\nAccess-Control-Expose-Headers: %b\r\nVary: Origin\r\n" % (
+            shape.origin,
+            EXPOSED_HEADERS,
         )
 
-    def preflight_answer(self, request: Request, cors: bytes) -> bytes:
+    def preflight_answer(self, shape: Shape, cors: bytes) -> bytes:
         """The whole answer to a CORS preflight (fetch.spec.whatwg.org, section CORS-preflight fetch)."""
-        wanted = request.preflight_headers or b"content-type, x-goog-api-key, x-goog-api-client, authorization"
+        wanted = shape.preflight_headers or b"content-type, x-goog-api-key, x-goog-api-client, authorization"
         return (
             b"HTTP/1.1 204 No Content\r\n%bAccess-Control-Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
             b"Access-Control-Allow-Headers: %b\r\nAccess-Control-Allow-Private-Network: true\r\n"
@@ -94,7 +95,9 @@ class Gate:
         parts = urlsplit(text)
         if parts.scheme == "vscode-webview":
             return True
-        return parts.scheme in ("http", "https") and (_host_name(parts.netloc.encode("latin-1")) or "") in LOOPBACK_NAMES
+        return (
+            parts.scheme in ("http", "https") and (_host_name(parts.netloc.encode("latin-1")) or "") in LOOPBACK_NAMES
+        )
 
 
 def _host_name(host: bytes) -> str | None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
+from itertools import count
+from typing import Any, Final, NamedTuple
 
-from ..errors import (
+from gemini_caching_proxy.errors import (
     HeadersTooLarge,
     MalformedRequest,
     MethodRefused,
@@ -81,8 +82,18 @@ RESPONSE_KINDS: Final = _HOP_BY_HOP | {
     b"access-control-expose-headers": Kind.CORS,
 }
 
-Field = tuple[int, bytes, tuple[bytes, bytes]]
-"""A `Kind`, the line to forward, and the name and value to record."""
+
+class Field(NamedTuple):
+    """What one header field means here; equal fields are one object."""
+
+    number: int
+    """Unique per distinct field; 0 for every Content-Length."""
+    kind: int
+    line: bytes
+    """`Name: value` CRLF, to be forwarded."""
+    recorded: tuple[bytes, bytes]
+    """Name and value after redaction."""
+    value: bytes
 
 
 class FieldTable(dict[tuple[bytes, bytes], Field]):
@@ -93,11 +104,15 @@ class FieldTable(dict[tuple[bytes, bytes], Field]):
         self._kinds = kinds
         self._redact = redact
         self._most = most
+        self._numbers = count(1)
 
     def __missing__(self, pair: tuple[bytes, bytes]) -> Field:
         name, value = pair
         kind = self._kinds.get(name.lower(), Kind.PASS)
-        field = (int(kind), b"%b: %b\r\n" % pair, (name, self._redact(name, value)))
+        if kind == Kind.CONNECTION and value.strip().lower() in (b"keep-alive", b"close"):
+            kind = Kind.DROP
+        number = 0 if kind == Kind.LENGTH else next(self._numbers)
+        field = Field(number, int(kind), b"%b: %b\r\n" % pair, (name, self._redact(name, value)), value)
         if len(value) <= 1024:
             if len(self) >= self._most:
                 self.clear()
@@ -105,46 +120,37 @@ class FieldTable(dict[tuple[bytes, bytes], Field]):
         return field
 
 
-class Request:
-    """A request as it is being read from a client. Body pieces are taken away as they are forwarded."""
+class Shape:
+    """What a request's head says, Content-Length aside. Requests with equal heads share one shape."""
 
     __slots__ = (
         "chunked",
-        "complete",
         "connection",
         "credentials",
         "expects_continue",
         "fetch_site",
         "fields",
-        "head_done",
-        "head_ns",
         "host",
         "keep_alive",
-        "length",
         "method",
         "minor_version",
         "origin",
-        "pieces",
+        "plan",
         "preflight",
         "preflight_headers",
         "target",
-        "trailers",
         "upgrade",
         "websocket",
     )
 
-    def __init__(self) -> None:
-        self.target = b""
-        self.fields: list[Field] = []
-        self.pieces: list[bytes] = []
-        self.trailers: list[tuple[bytes, bytes]] = []
-        self.head_done = False
-        self.complete = False
-        self.method = b""
-        self.minor_version = 1
+    def __init__(self, method: bytes, target: bytes, minor_version: int, fields: tuple[Field, ...]) -> None:
+        self.method = method
+        self.target = target
+        self.minor_version = minor_version
+        self.fields = fields
+        """In their order; Content-Length is whatever it was in the first request of this shape."""
         self.keep_alive = True
         self.host = b""
-        self.length: int | None = None
         self.chunked = False
         self.expects_continue = False
         self.upgrade = b""
@@ -154,12 +160,33 @@ class Request:
         self.preflight = False
         self.preflight_headers = b""
         self.credentials: tuple[bytes, ...] = ()
+        """Lines that carry a credential."""
         self.connection: tuple[bytes, ...] = ()
+        self.plan: Any = None
+        """For whoever answers requests of this shape: what was worked out for it."""
+
+
+class Request:
+    """A request as it is being read from a client. Body pieces are taken away as they are forwarded."""
+
+    __slots__ = ("complete", "fields", "head_ns", "length", "pieces", "shape", "target", "trailers")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.fields: list[Field] = []
+        self.pieces: list[bytes] = []
+        self.trailers: list[tuple[bytes, bytes]] = []
+        self.shape: Shape | None = None
+        """None until the head is read and found good."""
+        self.length: Field | None = None
+        """The Content-Length field."""
+        self.complete = False
         self.head_ns = 0
 
     @property
-    def has_body(self) -> bool:
-        return self.chunked or bool(self.length)
+    def announced_size(self) -> int | None:
+        """The body's size if the head tells it."""
+        return int(self.length.value) if self.length is not None else None
 
 
 class Limits:
@@ -173,64 +200,88 @@ class Limits:
         self.max_target_bytes = max_target_bytes
 
 
-def settle_head(request: Request, method: bytes, version: str, limits: Limits, head_bytes: int) -> None:
-    """Check a head that llhttp accepted, and fill in what its fields say (RFC 9112 sections 3.2, 6.1, 9.3).
+class ShapeTable:
+    """Remembers the shapes of request heads, bounded."""
 
-    Args:
-        head_bytes: an upper bound of the head's size; it is only added up when this is over the limit.
+    def __init__(self, limits: Limits, *, most: int = 4096) -> None:
+        self.limits = limits
+        self._most = most
+        self._shapes: dict[tuple[Any, ...], Shape] = {}
 
-    Raises:
-        RequestRejected: the message must not be forwarded.
-    """
+    def settle(self, request: Request, method: bytes, version: str, keep_alive: bool, head_bytes: int) -> None:
+        """Check a head that llhttp accepted and give the request its shape (RFC 9112 sections 3.2, 6.1, 9.3).
+
+        Args:
+            head_bytes: an upper bound of the head's size; it is only added up when this is over the limit.
+
+        Raises:
+            RequestRejected: the message must not be forwarded.
+        """
+        fields = request.fields
+        key = (method, request.target, version, keep_alive, *[field[0] for field in fields])
+        shape = self._shapes.get(key)
+        if shape is None or head_bytes > self.limits.max_header_bytes:
+            shape = settled_shape(request, method, version, self.limits, head_bytes)
+            shape.keep_alive = keep_alive
+            if len(request.target) <= 1024:
+                if len(self._shapes) >= self._most:
+                    self._shapes.clear()
+                self._shapes[key] = shape
+        for field in fields:
+            if field[0] == 0:
+                request.length = field
+                break
+        request.shape = shape
+
+
+def settled_shape(request: Request, method: bytes, version: str, limits: Limits, head_bytes: int) -> Shape:
+    """The shape of a head. Raises RequestRejected."""
     if version not in ("1.1", "1.0"):
         raise VersionRefused(f"HTTP/{version} is not spoken here: use HTTP/1.1.")
     if head_bytes > limits.max_header_bytes:
-        head_bytes = len(request.target) + sum(len(line) for _, line, _ in request.fields)
+        head_bytes = len(request.target) + sum(len(field.line) for field in request.fields)
     too_large = oversize(request, limits, head_bytes)
     if too_large is not None:
         raise too_large
     if method == b"CONNECT":
         raise MethodRefused("CONNECT is refused: this is a reverse proxy, use its address as the base URL.")
-    request.method = method
-    request.minor_version = int(version[2])
+    shape = Shape(method, request.target, int(version[2]), tuple(request.fields))
     hosts = 0
-    for kind, line, _ in request.fields:
-        if kind > Kind.DROP:
-            hosts += kind == Kind.HOST
-            _settle_field(request, kind, line)
-    if hosts > 1 or (hosts == 0 and request.minor_version):
+    for field in request.fields:
+        hosts += field.kind == Kind.HOST
+        _settle_field(shape, field)
+    if hosts > 1 or (hosts == 0 and shape.minor_version):
         raise MalformedRequest("A request needs exactly one Host header.")
-    if request.chunked and not request.minor_version:
+    if shape.chunked and not shape.minor_version:
         raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
-    request.websocket = request.upgrade == b"websocket" and method == b"GET"
-    request.head_done = True
+    shape.websocket = shape.upgrade == b"websocket" and method == b"GET"
+    return shape
 
 
-def _settle_field(request: Request, kind: int, line: bytes) -> None:
+def _settle_field(shape: Shape, field: Field) -> None:
+    kind, value = field.kind, field.value
     if kind == Kind.HOST:
-        request.host = value_of(line)
-    elif kind == Kind.LENGTH:
-        request.length = int(value_of(line))
+        shape.host = value
     elif kind == Kind.CODING:
-        if value_of(line).strip().lower() != b"chunked":
+        if value.strip().lower() != b"chunked":
             raise MalformedRequest("The only Transfer-Encoding that is understood is `chunked`.")
-        request.chunked = True
+        shape.chunked = True
     elif kind == Kind.EXPECT:
-        request.expects_continue = value_of(line).strip().lower() == b"100-continue"
+        shape.expects_continue = value.strip().lower() == b"100-continue"
     elif kind == Kind.UPGRADE:
-        request.upgrade = value_of(line).strip().lower()
+        shape.upgrade = value.strip().lower()
     elif kind == Kind.ORIGIN:
-        request.origin = value_of(line)
+        shape.origin = value
     elif kind == Kind.FETCH_SITE:
-        request.fetch_site = value_of(line)
+        shape.fetch_site = value
     elif kind == Kind.PREFLIGHT:
-        request.preflight = True
-        if name_of(line) == b"access-control-request-headers":
-            request.preflight_headers = value_of(line)
+        shape.preflight = True
+        if field.recorded[0].lower() == b"access-control-request-headers":
+            shape.preflight_headers = value
     elif kind == Kind.CREDENTIAL:
-        request.credentials += (line,)
+        shape.credentials += (field.line,)
     elif kind == Kind.CONNECTION:
-        request.connection += (value_of(line),)
+        shape.connection += (value,)
 
 
 def oversize(request: Request, limits: Limits, head_bytes: int) -> RequestRejected | None:
@@ -244,16 +295,6 @@ def oversize(request: Request, limits: Limits, head_bytes: int) -> RequestReject
     return None
 
 
-def value_of(line: bytes) -> bytes:
-    """The value of a field line made by `FieldTable`."""
-    return line[line.index(b": ") + 2 : -2]
-
-
-def name_of(line: bytes) -> bytes:
-    """The lower-case name of a field line made by `FieldTable`."""
-    return line[: line.index(b": ")].lower()
-
-
 _NEVER_FORWARDED: Final = frozenset(
     {Kind.DROP, Kind.CONNECTION, Kind.CODING, Kind.HOST, Kind.EXPECT, Kind.UPGRADE, Kind.CREDENTIAL}
 )
@@ -261,21 +302,25 @@ _NEVER_FORWARDED: Final = frozenset(
 
 def connection_named(values: tuple[bytes, ...]) -> set[bytes]:
     """Names of the fields that `Connection` declares hop-by-hop, besides those known to be so (RFC 9110 section 7.6.1)."""
-    named = {token.strip().lower() for value in values if value.lower() != b"keep-alive" for token in value.split(b",")}
+    named = {token.strip().lower() for value in values for token in value.split(b",")}
     return named - {b"", b"close", b"keep-alive", b"upgrade", b"content-length", b"host", b"transfer-encoding"}
 
 
-def forwarded_lines(fields: list[Field], connection: tuple[bytes, ...], credentials: tuple[bytes, ...]) -> list[bytes]:
-    """The lines of a request that pass end to end, credentials only as far as they were chosen to."""
-    lines = [line for kind, line, _ in fields if kind not in _NEVER_FORWARDED or line in credentials]
-    named = connection_named(connection) if connection else None
-    return [line for line in lines if name_of(line) not in named] if named else lines
+def forwarded_fields(shape: Shape, credentials: tuple[bytes, ...]) -> list[Field]:
+    """The fields of a request that pass end to end, credentials only as far as they were chosen to."""
+    named = connection_named(shape.connection)
+    return [
+        field
+        for field in shape.fields
+        if (field.kind not in _NEVER_FORWARDED or field.line in credentials) and field.recorded[0].lower() not in named
+    ]
 
 
 def rebuild_head(request: Request) -> bytes:
     """The head again without its upgrade offer, for a parser that took the offer for a tunnel (RFC 9110 section 7.8)."""
-    lines = [line for kind, line, _ in request.fields if kind not in (Kind.UPGRADE, Kind.CONNECTION)]
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, b"".join(lines))
+    assert request.shape is not None
+    lines = [field.line for field in request.fields if field.kind not in (Kind.UPGRADE, Kind.CONNECTION)]
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.shape.method, request.target, b"".join(lines))
 
 
 def trailer_section(trailers: list[tuple[bytes, bytes]]) -> bytes:
@@ -284,7 +329,13 @@ def trailer_section(trailers: list[tuple[bytes, bytes]]) -> bytes:
     return b"0\r\n%b\r\n" % b"".join(lines)
 
 
-_NOT_IN_TRAILERS: Final = frozenset(_HOP_BY_HOP) | {b"host", b"authorization", b"x-goog-api-key", b"set-cookie", b"trailer"}
+_NOT_IN_TRAILERS: Final = frozenset(_HOP_BY_HOP) | {
+    b"host",
+    b"authorization",
+    b"x-goog-api-key",
+    b"set-cookie",
+    b"trailer",
+}
 
 
 def error_message(error: WireError, *, extra: bytes = b"", close: bool, head_only: bool = False) -> bytes:

@@ -13,7 +13,9 @@ from collections.abc import Callable
 class Tunnel:
     """Joins a client transport and an upstream transport."""
 
-    def __init__(self, client: asyncio.Transport, upstream: asyncio.Transport, done: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, client: asyncio.Transport, upstream: asyncio.Transport, done: Callable[[int, int], None]
+    ) -> None:
         self._done = done
         self._open = 2
         self.client = TunnelSide(self, client)

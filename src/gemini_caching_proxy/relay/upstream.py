@@ -1,7 +1,7 @@
 """Upstream connections: a pool per origin, TLS, CONNECT through a proxy, and reading answers.
 
-Invariants: a connection answers one request at a time and is pooled again only after an exchange that was clean to the
-byte; anything unexpected (bytes nobody asked for, a cancel, an error, a body past its end) closes it. Nothing is retried.
+Invariants: a connection answers one request at a time and is pooled again only after an exchange that was clean to
+the byte; anything unexpected (bytes nobody asked for, a cancel, an error, a body past its end) closes it. Nothing is retried.
 Answers reach the receiver in the same call in which their bytes were read.
 """
 
@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 import aiohappyeyeballs
 import httptools
 
-from ..errors import (
+from gemini_caching_proxy.errors import (
     ConfigError,
     ConnectFailed,
     ConnectTimeout,
@@ -36,7 +36,8 @@ from ..errors import (
     UpstreamClosed,
     UpstreamError,
 )
-from .http1 import Field, FieldTable, Kind, value_of
+
+from .http1 import Field, FieldTable, Kind
 
 MAX_HEAD_BYTES = 2 * 1024 * 1024
 MAX_INTERIM_RESPONSES = 16
@@ -79,7 +80,11 @@ class Origin:
             port = parts.port or (443 if parts.scheme == b"https" else 80)
         except ValueError:
             return None
-        if (parts.scheme.decode(), (parts.hostname or b"").decode("latin-1"), port) != (self.scheme, self.host, self.port):
+        if (parts.scheme.decode(), (parts.hostname or b"").decode("latin-1"), port) != (
+            self.scheme,
+            self.host,
+            self.port,
+        ):
             return None
         rest = url[len(parts.scheme) + 3 + len(parts.netloc) :]
         if self.base_path and rest.startswith(self.base_path + b"/"):
@@ -90,7 +95,18 @@ class Origin:
 class Answer:
     """A response as it is being read. Body pieces are taken away as they are forwarded."""
 
-    __slots__ = ("chunked", "complete", "fields", "head_done", "length", "minor_version", "pieces", "reason", "status", "trailers")
+    __slots__ = (
+        "chunked",
+        "complete",
+        "fields",
+        "head_done",
+        "length",
+        "minor_version",
+        "pieces",
+        "reason",
+        "status",
+        "trailers",
+    )
 
     def __init__(self) -> None:
         self.status = 0
@@ -133,6 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_only",
         "_interims",
+        "_keep_alive",
         "_parser",
         "_pool",
         "_receiver",
@@ -153,6 +170,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_only = False
         self._head_bytes = 0
         self._interims = 0
+        self._keep_alive = False
         self._spoiled = False
         self._stalled = False
         self.deadline = math.inf
@@ -179,7 +197,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The exchange is over: pool the connection if everything about it was clean, close it otherwise."""
         self._receiver = None
         self.deadline = math.inf
-        if reusable and not self._spoiled and not self._stalled and not self._head_only and self._parser.should_keep_alive():
+        if reusable and not self._spoiled and not self._stalled and self._keep_alive:
             self._pool.put(self)
         else:
             self.close()
@@ -229,7 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
     # Transport callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
         self.transport = transport
         self.write = transport.write
 
@@ -310,14 +328,16 @@ class UpstreamConnection(asyncio.Protocol):
         parser = self._parser
         answer.status = status = parser.get_status_code()
         answer.minor_version = 0 if parser.get_http_version() == "1.0" else 1
-        for kind, line, _ in answer.fields:
-            if kind == Kind.LENGTH:
-                answer.length = int(value_of(line))
-            elif kind == Kind.CODING:
-                self._check_coding(value_of(line))
+        for field in answer.fields:
+            if field.kind == Kind.LENGTH:
+                answer.length = int(field.value)
+            elif field.kind == Kind.CODING:
+                self._check_coding(field.value)
         if status < 200 and status != 101:
             return
         answer.head_done = True
+        # llhttp forgets this when the message is complete.
+        self._keep_alive = parser.should_keep_alive()
         if self._head_only or status in (204, 304):
             # llhttp does not know what was asked: the answer to HEAD ends with its head (RFC 9112 section 6.3).
             answer.complete = True
