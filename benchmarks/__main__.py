@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from . import figures, latency, machine, report, streams, throughput
+from . import agent_session, figures, latency, machine, recorder, report, streams, throughput
 from .subjects import NAIVE, NGINX, PROXY, AbsentError, Laboratory, wanted_subjects
 
 WORKLOADS = ("small", "agent", "sse", "streams", "latency", "session", "recorder", "million")
@@ -128,12 +128,32 @@ def run_streams(run: Run, lab: Laboratory) -> None:
     )
 
 
+def run_session(run: Run, lab: Laboratory) -> None:
+    try:
+        result = agent_session.run(lab, turns=agent_session.TURNS, say=run.say)
+    except AbsentError as error:
+        result = {"absent": {PROXY: str(error)}}
+    run.keep("session", result, {"session_store_percent": result.get("store_percent")})
+
+
+def run_recorder(run: Run, lab: Laboratory) -> None:
+    burst, steady_seconds = (3_000, 4) if run.options.quick else (20_000, 20)
+    try:
+        result = recorder.run(lab, burst=burst, steady_seconds=steady_seconds, say=run.say)
+    except AbsentError as error:
+        result = {"absent": {PROXY: str(error)}}
+    values = {"recorder_per_s": result.get("drained_per_s"), "recorder_keeps_up_s": result.get("steady_behind_s")}
+    run.keep("recorder", result, values)
+
+
 RUNNERS: dict[str, Callable[[Run, Laboratory], None]] = {
     "small": run_small,
     "agent": run_agent,
     "sse": run_sse,
     "streams": run_streams,
     "latency": run_latency,
+    "session": run_session,
+    "recorder": run_recorder,
 }
 
 

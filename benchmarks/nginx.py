@@ -106,7 +106,9 @@ _INIT_LUA = """
             file:close()
             return text
         end
-        answer = content("answer.json")
+        local answer = content("answer.json")
+        local from, to = answer:find(("#"):rep(12), 1, true)
+        answer_start, answer_rest, answer_size, answer_count = answer:sub(1, from - 1), answer:sub(to + 1), #answer, 0
         slow_event = content("slow-event.txt")
         stream_events = {}
         for number = 1, EVENTS do stream_events[number] = content("event-" .. number .. ".txt") end
@@ -119,7 +121,12 @@ _INIT_LUA = """
         end
     """
 
-_UNARY_LUA = "ngx.req.read_body() ngx.header.content_length = #answer ngx.print(answer)"
+_UNARY_LUA = """
+            ngx.req.read_body()
+            answer_count = answer_count + 1
+            ngx.header.content_length = answer_size
+            ngx.print(answer_start, string.format("%012d", answer_count), answer_rest)
+        """
 
 _STREAM_LUA = """
             ngx.req.read_body()

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sysconfig
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 UNARY_PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
@@ -17,18 +20,24 @@ SLOW_PATH = "/v1beta/models/gemini-2.5-pro:streamGenerateContent"
 STREAM_QUERY = "alt=sse"
 CLIENT_KEY = "benchmark-client-key"
 EVENTS_PER_STREAM = 100
+ID_PLACE = "############"
 SMALL_BYTES, AGENT_BYTES, ANSWER_BYTES, EVENT_BYTES = 2048, 200 * 1024, 1024, 300
 
 STAMP_PATTERN = rb'"responseId": "(\d+)-(\d+)"'
 """An event's number and the upstream's CLOCK_MONOTONIC in microseconds when it was sent."""
 
 
-def words(seed: int, size: int) -> str:
-    """About `size` characters of sentences made of invented words, common ones more often."""
-    chance = random.Random(seed)
+@cache
+def _stock() -> tuple[list[str], list[float]]:
+    chance = random.Random(0)
     stock = ["".join(chance.choices("aeioubcdfglmnprstv", k=chance.randint(2, 9))) for _ in range(1500)]
-    weights = [1 / rank for rank in range(1, len(stock) + 1)]
-    picked = chance.choices(stock, weights, k=size // 4)
+    return stock, list(accumulate(1 / rank for rank in range(1, len(stock) + 1)))
+
+
+def words(seed: int, size: int) -> str:
+    """At most `size` characters of invented words, common ones more often; another text for another seed."""
+    stock, weights = _stock()
+    picked = random.Random(seed).choices(stock, cum_weights=weights, k=size // 4)
     return " ".join(picked)[:size]
 
 
@@ -36,13 +45,14 @@ def turn(role: str, text: str) -> dict[str, object]:
     return {"role": role, "parts": [{"text": text}]}
 
 
-def request_body(size: int) -> bytes:
-    """A `generateContent` request of exactly `size` bytes, in turns of about 4 KB."""
-    contents = [turn("model" if n % 2 else "user", words(n, 4000)) for n in range(size // 4096)]
+def request_body(size: int, *, seed: int = 0) -> bytes:
+    """A `generateContent` request of exactly `size` bytes, in turns of about 4 KB; another one for another seed."""
+    base = seed * 1000
+    contents = [turn("model" if n % 2 else "user", words(base + n, 4000)) for n in range(1, size // 4096 + 1)]
     shell = {"contents": [*contents, turn("user", "")], "generationConfig": {"temperature": 0.7}}
     missing = size - len(json.dumps(shell).encode())
-    shell["contents"][-1] = turn("user", words(size, missing).ljust(missing, "."))  # type: ignore[index]
-    return json.dumps(shell).encode()
+    last = turn("user", words(base, missing).ljust(missing, "."))
+    return json.dumps(shell | {"contents": [*contents, last]}).encode()
 
 
 def usage(prompt: int, answer: int) -> dict[str, int]:
@@ -64,8 +74,14 @@ def answer_body(text: str, *, response_id: str = "bench", finish: str | None = "
 
 
 def unary_answer() -> bytes:
-    spare = ANSWER_BYTES - len(answer_body(""))
-    return answer_body(words(1, spare).ljust(spare, "."))
+    """The answer to a small call; the upstream puts a number of its own in the place of `ID_PLACE`."""
+    spare = ANSWER_BYTES - len(answer_body("", response_id=ID_PLACE))
+    return answer_body(words(1, spare).ljust(spare, "."), response_id=ID_PLACE)
+
+
+def without_ids(body: bytes) -> bytes:
+    """A body without what differs between two answers to the same request."""
+    return re.sub(rb'"responseId": "[^"]*"', b"", body)
 
 
 def event(payload: bytes) -> bytes:

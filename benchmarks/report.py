@@ -38,7 +38,8 @@ def show(console: Console, name: str, result: Json) -> None:
         console.print(_table(f"{name}: {result['streams']} at once", _rounded(result["subjects"])))
     else:
         plain = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
-        console.print(_table(name, {key: {"value": value} for key, value in _round_values(plain).items()}))
+        if plain:
+            console.print(_table(name, {key: {"value": value} for key, value in _round_values(plain).items()}))
     for subject, reason in result.get("absent", {}).items():
         console.print(f"[yellow]{escape(f'{subject} is absent: {reason}')}[/]", soft_wrap=True)
 

@@ -80,7 +80,7 @@ def run(
 def check_bytes(subject: Subject, target: str, body: bytes, expected: bytes) -> None:
     """A fast relay of wrong bytes is no result. Raises: ValueError."""
     got = body_of(subject.port, target, body)
-    if not expected or got != expected:
+    if not expected or payloads.without_ids(got) != payloads.without_ids(expected):
         raise ValueError(f"it answered {len(got)} bytes that are not the upstream's {len(expected)}")
 
 

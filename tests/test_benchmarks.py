@@ -1,0 +1,242 @@
+"""The benchmark's arithmetic, its readers, and one small run of its own machinery."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+from benchmarks import agent_session, figures, latency, load, machine, payloads, report, streams, throughput
+from benchmarks import nginx as nginx_config
+from benchmarks.__main__ import parse_options
+from benchmarks.client import Connection, request_bytes
+from benchmarks.subjects import DIRECT, NGINX, PROXY, AbsentError, Laboratory, Subject, wanted_subjects
+from hypothesis import given
+from hypothesis import strategies as st
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@given(st.lists(FLOATS, min_size=1), st.floats(0, 100))
+def test_percentile_is_a_value_with_enough_values_at_or_below_it(values: list[float], percent: float) -> None:
+    found = figures.percentile(values, percent)
+    assert found in values
+    assert sum(each <= found for each in values) >= len(values) * percent / 100 - 1e-6
+    assert sum(each < found for each in values) <= len(values) * percent / 100
+
+
+def test_percentile_of_nothing_and_beyond_the_whole_are_errors() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        figures.percentile([], 50)
+    with pytest.raises(ValueError, match="101"):
+        figures.percentile([1.0], 101)
+
+
+def test_ratio_is_taken_within_rounds_and_survives_a_change_of_speed() -> None:
+    ours = {1: 50.0, 2: 500.0, 3: 5.0}
+    theirs = {1: 100.0, 2: 1000.0, 3: 10.0}
+    assert figures.ratio_by_round(ours, theirs) == 0.5
+    assert figures.ratio_by_round(ours, {4: 1.0}) is None
+    assert figures.ratio_by_round({1: 3.0}, {1: 0.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("small_vs_nginx", 0.5, "pass"),
+        ("small_vs_nginx", 0.499, "MISS"),
+        ("added_p99_ms", 3.0, "pass"),
+        ("added_p99_ms", 3.01, "MISS"),
+        ("streams_lost", 1.0, "MISS"),
+        ("session_store_percent", None, "absent"),
+    ],
+)
+def test_verdicts(key: str, value: float | None, word: str) -> None:
+    found = {each.target.key: each.word for each in figures.judge({key: value}, {})}
+    assert found[key] == word
+
+
+def test_requests_have_their_size_and_differ_by_seed() -> None:
+    small = payloads.request_body(payloads.SMALL_BYTES)
+    assert len(small) == payloads.SMALL_BYTES
+    assert small == payloads.request_body(payloads.SMALL_BYTES)
+    assert small != payloads.request_body(payloads.SMALL_BYTES, seed=1)
+    agent = payloads.request_body(payloads.AGENT_BYTES)
+    assert len(agent) == payloads.AGENT_BYTES
+    assert len(json.loads(agent)["contents"]) > 40
+
+
+def test_stream_events_are_in_googles_framing() -> None:
+    events = payloads.stream_events()
+    assert len(events) == payloads.EVENTS_PER_STREAM
+    assert all(each.startswith(b"data: {") and each.endswith(b"}\r\n\r\n") for each in events)
+    finished = ["finishReason" in json.loads(each[6:])["candidates"][0] for each in events]
+    assert finished == [False] * 99 + [True]
+
+
+def test_session_repeats_all_that_was_before_and_ends_over_400_kb() -> None:
+    script = agent_session.Script(agent_session.TURNS)
+    script.server.server_close()
+    bodies = [json.loads(each) for each in agent_session.requests(script)]
+    assert len(bodies) == 200
+    assert len(json.dumps(bodies[-1])) >= 400_000
+    assert all(later["contents"][: len(one["contents"])] == one["contents"] for one, later in pairwise(bodies))
+    tools = {json.dumps(each) for each in bodies[-1]["contents"]}
+    assert len(tools) == len(bodies[-1]["contents"])
+
+
+def test_load_summary_is_read_and_its_absence_is_an_error() -> None:
+    line = 'BENCH {"requests": 10, "duration_us": 2000000, "bytes": 1, "p50_us": 1, "p99_us": 2, "errors": 0}'
+    assert load.parse(f"Running\n{line}\n").per_second == 5
+    with pytest.raises(ValueError, match="no summary"):
+        load.parse("unable to connect")
+
+
+def sample(subject: str, number: int, rate: float) -> throughput.Sample:
+    return throughput.Sample(subject, number, rate, 1, 2, 0, 10.0, 0.5, 20.0, None, None)
+
+
+def test_summary_has_medians_and_ratios_of_neighbours() -> None:
+    samples = [
+        sample(PROXY, 1, 30),
+        sample(NGINX, 1, 60),
+        sample(PROXY, 2, 10),
+        sample(NGINX, 2, 10),
+        sample(PROXY, 3, 9),
+    ]
+    summary = throughput.summary_of(samples, PROXY)
+    assert (summary["per_second"], summary["ratio_to_nginx"], summary["ratio_to_naive"]) == (10, 0.75, None)
+    assert summary["cpu_us_per_request"] == 10.0
+    assert throughput.ratio({"summary": {PROXY: summary}}, NGINX) == 0.75
+    assert throughput.ratio({"summary": {}}, NGINX) is None
+
+
+@pytest.mark.parametrize(
+    ("available", "subject", "rest"), [([0, 1], {0}, {1}), ([3], {3}, {3}), ([2, 5, 7], {2}, {5, 7})]
+)
+def test_cores_are_kept_apart_where_there_are_two(available: list[int], subject: set[int], rest: set[int]) -> None:
+    cores = machine.split_cores(available)
+    assert (set(cores.subject), set(cores.load), cores.apart) == (subject, rest, subject != rest)
+
+
+def test_options_name_what_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--only", "smal"])
+    assert "smal" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_options(["--subjects", "apache"])
+    assert "apache" in capsys.readouterr().err
+    assert wanted_subjects(["proxy", "direct"]) == (DIRECT, PROXY)
+
+
+def test_report_is_json_with_the_verdicts(tmp_path: Path) -> None:
+    verdicts = figures.judge({"list_ms": 250.0}, {"search_ms": "no store"})
+    report.save(tmp_path / "new" / "run.json", {"machine": {}}, verdicts)
+    lines = json.loads((tmp_path / "new" / "run.json").read_text())["must_reach"]
+    assert {each["key"]: each["verdict"] for each in lines} == {"list_ms": "MISS", "search_ms": "absent"}
+
+
+def test_a_fleet_ends_what_it_started_and_its_children(tmp_path: Path) -> None:
+    fleet = machine.Fleet()
+    sleep = "import time; time.sleep(60)"
+    nested = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleep!r}]); print('up', flush=True); {sleep}"
+    )
+    log = tmp_path / "log"
+    process = fleet.start([sys.executable, "-c", nested], cores=os.sched_getaffinity(0), log=log)
+    deadline = time.monotonic() + 20
+    while "up" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    family = machine.family_of(process.pid)
+    assert len(family) == 2
+    fleet.close()
+    assert not any(psutil.pid_exists(each.pid) and each.status() != psutil.STATUS_ZOMBIE for each in family)
+
+
+class Streamer(http.server.BaseHTTPRequestHandler):
+    """Answers a POST with numbered events; the order is the class's to choose."""
+
+    protocol_version = "HTTP/1.1"
+    order: tuple[int, ...] = tuple(range(1, 11))
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        template = payloads.slow_event_template()
+        for number in self.order:
+            event = (template % (number, time.monotonic_ns() // 1000)).encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def streamer() -> Iterator[type[Streamer]]:
+    class Handler(Streamer):
+        port = 0
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Handler.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield Handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("order", "complete", "reordered", "lost"),
+    [
+        (tuple(range(1, 11)), 5, 0, 0),
+        ((1, 3, 2, 4, 5, 6, 7, 8, 9, 10), 5, 10, 0),
+        ((1, 2, 3), 0, 0, 35),
+    ],
+)
+def test_streams_notice_what_is_lost_or_out_of_order(
+    streamer: type[Streamer], order: tuple[int, ...], complete: int, reordered: int, lost: int
+) -> None:
+    streamer.order = order
+    tally, peak = streams.flood(Subject(DIRECT, streamer.port), 5, 1)  # type: ignore[attr-defined]
+    row = streams.row_of(tally, peak, 5, 1)
+    assert (row["complete"], row["reordered"], row["lost_events"]) == (complete, reordered, lost)
+
+
+def test_connection_times_one_answer_after_another(streamer: type[Streamer]) -> None:
+    with Connection(streamer.port) as connection:  # type: ignore[attr-defined]
+        for _ in range(2):
+            timing = connection.exchange(request_bytes("/x", b"{}"))
+            assert timing.status == 200
+            assert 0 < timing.first_byte_us <= timing.last_byte_us
+            assert len(latency.STAMP.findall(connection.reader.body)) == 10
+
+
+@pytest.mark.skipif(bool(nginx_config.why_absent()), reason=nginx_config.why_absent() or "-")
+def test_nginx_stands_between_and_passes_the_same_bytes(tmp_path: Path) -> None:
+    fleet = machine.Fleet()
+    lab = Laboratory(tmp_path, machine.split_cores(os.sched_getaffinity(0)), fleet, tmp_path / "no-program")
+    try:
+        lab.start_upstream()
+        with lab.subject(NGINX) as subject:
+            body = payloads.request_body(payloads.AGENT_BYTES)
+            for target in (throughput.AGENT.target, throughput.SSE.target):
+                expected = throughput.body_of(lab.upstream_port, target, body)
+                throughput.check_bytes(subject, target, body, expected)
+                with pytest.raises(ValueError, match="not the upstream's"):
+                    throughput.check_bytes(subject, target, body, expected + b"x")
+        with pytest.raises(AbsentError, match="no-program"), lab.subject(PROXY):
+            pass
+    finally:
+        fleet.close()
