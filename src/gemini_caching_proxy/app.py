@@ -34,7 +34,8 @@ from .redaction import Redactor, load_fingerprint_key
 from .relay.downstream import Downstream
 from .relay.gate import Gate
 from .relay.http1 import REQUEST_KINDS, RESPONSE_KINDS, FieldTable, Limits, ShapeTable
-from .relay.upstream import Origin, Pool
+from .relay.origin import Origin
+from .relay.upstream import Pool
 from .settings import Settings, is_loopback
 
 SWEEP_SECONDS = 0.25

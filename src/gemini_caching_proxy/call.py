@@ -15,7 +15,8 @@ from .capture import Capture, JournalCapture, Recording, Unrecorded
 from .credentials import Settlement
 from .providers.base import Route
 from .relay.http1 import CHUNKED_LINE, Field, Kind, Request, Shape, connection_named, forwarded_fields
-from .relay.upstream import Answer, Origin
+from .relay.origin import Origin
+from .relay.upstream import Answer
 
 _UNRECORDED = Unrecorded()
 

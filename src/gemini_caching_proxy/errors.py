@@ -27,11 +27,13 @@
         ├── NotFound                no such exchange
         └── FormatTooNew            written by a newer version
 
-`status` is the HTTP status a client gets, `proxy_status` the error token of RFC 9209 section 2.3, `google_status` the
-word for it in a Gemini error body. Errors of libraries are mapped to these at one border each.
+`status` is the HTTP status a client gets, `kind` how a failure is recorded, `proxy_status` the error token of RFC 9209
+section 2.3, `google_status` the word for it in a Gemini error body. Errors of libraries are mapped to these at one border each.
 """
 
 from __future__ import annotations
+
+from .exchange import FailureKind
 
 
 class ProxyError(Exception):
@@ -92,26 +94,32 @@ class Overloaded(RequestRejected):
 
 class UpstreamError(WireError):
     status, google_status = 502, "UNAVAILABLE"
+    kind = FailureKind.UPSTREAM_CLOSED
 
 
 class DnsFailed(UpstreamError):
     proxy_status = "dns_error"
+    kind = FailureKind.DNS_ERROR
 
 
 class ConnectFailed(UpstreamError):
     proxy_status = "connection_refused"
+    kind = FailureKind.CONNECT_FAILED
 
 
 class TlsFailed(UpstreamError):
     proxy_status = "tls_protocol_error"
+    kind = FailureKind.TLS_ERROR
 
 
 class ConnectTimeout(UpstreamError):
     status, google_status, proxy_status = 504, "DEADLINE_EXCEEDED", "connection_timeout"
+    kind = FailureKind.CONNECT_TIMEOUT
 
 
 class ReadTimeout(UpstreamError):
     status, google_status, proxy_status = 504, "DEADLINE_EXCEEDED", "connection_read_timeout"
+    kind = FailureKind.READ_TIMEOUT
 
 
 class UpstreamClosed(UpstreamError):
@@ -120,10 +128,12 @@ class UpstreamClosed(UpstreamError):
 
 class MalformedResponse(UpstreamError):
     proxy_status = "http_protocol_error"
+    kind = FailureKind.MALFORMED_RESPONSE
 
 
 class IncompleteResponse(UpstreamError):
     proxy_status = "http_response_incomplete"
+    kind = FailureKind.INCOMPLETE_RESPONSE
 
 
 class StoreError(ProxyError):

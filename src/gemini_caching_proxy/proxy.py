@@ -11,19 +11,7 @@ from typing import Literal
 
 from .call import AnswerHead, Call, interim_head
 from .capture import Capture
-from .errors import (
-    ConnectFailed,
-    ConnectTimeout,
-    DnsFailed,
-    IncompleteResponse,
-    MalformedResponse,
-    ReadTimeout,
-    RequestRejected,
-    TlsFailed,
-    UpstreamClosed,
-    UpstreamError,
-    WireError,
-)
+from .errors import MalformedResponse, RequestRejected, UpstreamError, WireError
 from .exchange import FailureKind
 from .relay.downstream import ClientConnection
 from .relay.http1 import LAST_CHUNK, Request, Shape, error_message, trailer_section
@@ -31,38 +19,17 @@ from .relay.tunnel import Tunnel
 from .relay.upstream import Answer, Pool, UpstreamConnection
 
 MAX_WAITING_BYTES = 256 * 1024
-_KINDS: dict[type[WireError], FailureKind] = {
-    DnsFailed: FailureKind.DNS_ERROR,
-    ConnectFailed: FailureKind.CONNECT_FAILED,
-    ConnectTimeout: FailureKind.CONNECT_TIMEOUT,
-    TlsFailed: FailureKind.TLS_ERROR,
-    ReadTimeout: FailureKind.READ_TIMEOUT,
-    UpstreamClosed: FailureKind.UPSTREAM_CLOSED,
-    MalformedResponse: FailureKind.MALFORMED_RESPONSE,
-    IncompleteResponse: FailureKind.INCOMPLETE_RESPONSE,
-}
 
 
 class Passage:
     """One request on its way through."""
 
+    # fmt: off
     __slots__ = (
-        "_asked",
-        "_call",
-        "_capture",
-        "_client",
-        "_connecting",
-        "_done",
-        "_head",
-        "_passages",
-        "_policy",
-        "_pool",
-        "_request",
-        "_shape",
-        "_tunnel",
-        "_upstream",
-        "_waiting",
+        "_asked", "_call", "_capture", "_client", "_connecting", "_done", "_head", "_passages", "_policy", "_pool",
+        "_request", "_shape", "_tunnel", "_upstream", "_waiting",
     )
+    # fmt: on
 
     def __init__(
         self,
@@ -184,7 +151,7 @@ class Passage:
 
     def upstream_failed(self, error: UpstreamError) -> None:
         self._upstream = None
-        self._end(error, _KINDS.get(type(error), FailureKind.UPSTREAM_CLOSED))
+        self._end(error, error.kind)
 
     def upstream_paused(self, paused: bool) -> None:
         if self._client is not None:
@@ -207,7 +174,7 @@ class Passage:
         try:
             upstream = await self._pool.connect()
         except UpstreamError as error:
-            self._end(error, _KINDS[type(error)])
+            self._end(error, error.kind)
             return
         if self._done or (self._client is None and self._policy == "cancel"):
             upstream.close()

@@ -1,7 +1,7 @@
 """`serve`: holds the data folder and the listening sockets, starts the processes, and restarts those that die.
 
-A process that dies costs nobody else anything: the sockets stay open here, so clients wait instead of being refused, and
-what the dead worker had journaled is taken in by the recorder.
+A process that dies costs nobody else anything: the sockets stay open here, so clients wait instead of being refused,
+and what the dead worker had journaled is taken in by the recorder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from .app import listener_tls, make_redactor
 from .errors import ConfigError, FolderInUse, ProxyError
 from .log import configure_logging, get_logger
-from .relay.upstream import Origin, proxy_for, tls_context
+from .relay.origin import Origin, proxy_for, tls_context
 from .settings import Settings
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_IN_USE = 0, 1, 2, 3

@@ -62,7 +62,8 @@ class Gate:
         """The whole answer to a CORS preflight (fetch.spec.whatwg.org, section CORS-preflight fetch)."""
         wanted = shape.preflight_headers or b"content-type, x-goog-api-key, x-goog-api-client, authorization"
         return (
-            b"HTTP/1.1 204 No Content\r\n%bAccess-Control-Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+            b"HTTP/1.1 204 No Content\r\n%b"
+            b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
             b"Access-Control-Allow-Headers: %b\r\nAccess-Control-Allow-Private-Network: true\r\n"
             b"Access-Control-Max-Age: 3600\r\nContent-Length: 0\r\n\r\n"
         ) % (cors, wanted)

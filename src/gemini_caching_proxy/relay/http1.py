@@ -301,7 +301,7 @@ _NEVER_FORWARDED: Final = frozenset(
 
 
 def connection_named(values: tuple[bytes, ...]) -> set[bytes]:
-    """Names of the fields that `Connection` declares hop-by-hop, besides those known to be so (RFC 9110 section 7.6.1)."""
+    """Names of the fields that `Connection` declares hop-by-hop, besides the well-known ones (RFC 9110 section 7.6.1)."""
     named = {token.strip().lower() for value in values for token in value.split(b",")}
     return named - {b"", b"close", b"keep-alive", b"upgrade", b"content-length", b"host", b"transfer-encoding"}
 
@@ -317,7 +317,7 @@ def forwarded_fields(shape: Shape, credentials: tuple[bytes, ...]) -> list[Field
 
 
 def rebuild_head(request: Request) -> bytes:
-    """The head again without its upgrade offer, for a parser that took the offer for a tunnel (RFC 9110 section 7.8)."""
+    """The head again without its upgrade offer, for a parser that took it for a tunnel (RFC 9110 section 7.8)."""
     assert request.shape is not None
     lines = [field.line for field in request.fields if field.kind not in (Kind.UPGRADE, Kind.CONNECTION)]
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.shape.method, request.target, b"".join(lines))
