@@ -88,9 +88,11 @@ class JournalReader:
         return left == [self._segment] and self._size_of(self._segment) <= self._offset
 
     def read(self, max_bytes: int = 4 * MIB) -> list[tuple[Record, Position]]:
-        """The next records, each with the position behind its frame; empty if there are none now.
+        """The next records, empty if there are none now, each with the place to read on from once it is dealt with.
 
-        Takes about `max_bytes` of frames, or one frame if that is longer. Raises FormatTooNew, OSError.
+        That is the end of its frame for a frame's last record, and the start of its frame for the others: reading
+        starts at frames, and what follows in the frame must not be lost. Takes about `max_bytes` of frames, or one
+        frame if that is longer. Raises FormatTooNew, OSError.
         """
         records: list[tuple[Record, Position]] = []
         budget = max_bytes
@@ -207,11 +209,15 @@ class JournalReader:
             if len(payload) < length or not payload_is_sound(data, at, payload):
                 break
             at += HEAD_BYTES + length
-            position = Position(self._segment, self._offset + at)
+            before = Position(self._segment, self._offset + at - HEAD_BYTES - length)
+            after = Position(self._segment, self._offset + at)
             try:
-                records.extend([(record, position) for record in decode_records(payload, self._version)])
+                decoded = decode_records(payload, self._version)
             except msgspec.MsgspecError as error:
-                self._count_damage(1, position.offset - HEAD_BYTES - length, position.offset, str(error))
+                self._count_damage(1, before.offset, after.offset, str(error))
+                continue
+            records.extend([(record, before) for record in decoded[:-1]])
+            records.extend([(record, after) for record in decoded[-1:]])
         return at
 
     def _behind_damage(self, *, final: bool) -> int:

@@ -9,6 +9,7 @@ It knows nothing of event loops: the caller decides when to `flush`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -21,12 +22,22 @@ from typing import Final
 from gemini_caching_proxy.log import get_logger
 
 from .records import Begin, Chunk, End, Gap, Record, RequestChunk, encode_records
-from .segments import HEADER_BYTES, check_name, folder_bytes, frame_head, header, segment_path, segments, take_lock
+from .segments import (
+    HEAD_BYTES,
+    HEADER_BYTES,
+    check_name,
+    folder_bytes,
+    frame_head,
+    header,
+    segment_path,
+    segments,
+    take_lock,
+)
 
 MIB: Final = 1024 * 1024
 FRAME_BYTES: Final = MIB
 """A frame is closed once its payload is about this long."""
-RETRY_S: Final = 0.05
+RETRY_S: Final = 0.02
 """Pause before another segment is opened after none could be written."""
 
 _log = get_logger(__name__)
@@ -135,7 +146,7 @@ class JournalWriter:
         except (ValueError, TypeError, OverflowError):
             return self._write_encodable(records)
         reason: str | None = "journal is full"
-        if self.folder_bytes + len(payload) + HEADER_BYTES <= self._max_bytes:
+        if self.folder_bytes + HEAD_BYTES + len(payload) <= self._max_bytes:
             reason = self._append_frame(payload)
         if reason is not None:
             self._lose(records, reason)
@@ -170,11 +181,13 @@ class JournalWriter:
                 if self._cut_back(error):
                     break
             else:
-                written = len(payload) + 20
+                written = HEAD_BYTES + len(payload)
                 self._offset += written
                 self.folder_bytes += written
                 self._syncer.dirty = True
                 return None
+        else:
+            self._retry_at = time.monotonic() + RETRY_S
         return reason
 
     def _open_segment(self) -> None:
@@ -211,10 +224,15 @@ class JournalWriter:
         return sound
 
     def _retire(self) -> None:
-        if self._fd >= 0:
-            self._syncer.retire(self._fd)
-            self._fd, self._offset = -1, 0
-            self._number += 1
+        """Give the segment up; the next frame starts a new one."""
+        if self._fd < 0:
+            return
+        self._syncer.retire(self._fd)
+        if self._offset == HEADER_BYTES:
+            with contextlib.suppress(OSError):  # an empty file is no harm
+                segment_path(self._folder, self.name, self._number).unlink()
+        self._fd, self._offset = -1, 0
+        self._number += 1
 
     def _lose(self, records: list[Record], reason: str) -> None:
         """Drop records and their exchanges, and remember what to tell."""
