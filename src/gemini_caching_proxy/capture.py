@@ -121,6 +121,10 @@ class BodyMeter:
         """What the scrubber still held back."""
         return self._scrubber.finish()
 
+    def withhold(self) -> None:
+        """Nothing of the body was recorded after all."""
+        self._limit = -1
+
     def digest(self) -> str | None:
         """BLAKE3 hex of everything, if the record does not hold everything."""
         if self.size <= self._limit:
@@ -238,6 +242,8 @@ class JournalCapture:
     """The capture that writes records."""
 
     __slots__ = (
+        "_coded",
+        "_coding",
         "_connected_us",
         "_ended",
         "_head_ns",
@@ -272,6 +278,8 @@ class JournalCapture:
         self._tunnel: tuple[int, int] | None = None
         self._ended = False
         self._response: BodyMeter | None = None
+        self._coding = b""
+        self._coded: list[Chunk] = []
         self._request = meter = BodyMeter(
             recording.redactor.scrubber(secrets), recording.max_body_bytes, recording.head_bytes, request.announced_size
         )
@@ -324,14 +332,21 @@ class JournalCapture:
         recording = self._recording
         limit, head = (0, 0) if self._withhold and status < 400 else (recording.max_body_bytes, recording.head_bytes)
         self._response = BodyMeter(recording.redactor.scrubber(self._secrets), limit, head, length)
+        if status >= 400 and self._secrets:
+            self._coding = next((value for name, value in headers if name.lower() == b"content-encoding"), b"")
         recording.append(ResponseHead(self._id, self._now_us(), status, reason, headers))
 
     def response_data(self, data: bytes) -> None:
         meter = self._response
         assert meter is not None
         kept = meter.take(data)
-        if kept:
-            self._recording.append(Chunk(self._id, self._now_us(), kept, meter.redacted))
+        if not kept:
+            return
+        chunk = Chunk(self._id, self._now_us(), kept, meter.redacted)
+        if self._coding:
+            self._coded.append(chunk)
+        else:
+            self._recording.append(chunk)
 
     def tunnel(self, up: int, down: int) -> None:
         self._tunnel = (up, down)
@@ -355,6 +370,8 @@ class JournalCapture:
             rest = response.rest()
             if rest:
                 self._recording.append(Chunk(self._id, self._now_us(), rest, response.redacted))
+            if self._coded:
+                self._release_coded(response)
         redactor = self._recording.redactor
         self._recording.append(
             End(
@@ -377,6 +394,15 @@ class JournalCapture:
 
     def commit(self, finish: Finish, data: bytes, close: bool) -> None:
         self._recording.commit(finish, data, close)
+
+    def _release_coded(self, response: BodyMeter) -> None:
+        """A compressed error may quote the key it complains about, where no scrubber sees it: look before writing."""
+        body = b"".join(chunk.data for chunk in self._coded)
+        if self._recording.redactor.compressed_body_holds_secret(body, self._coding, self._secrets):
+            response.withhold()
+            return
+        for chunk in self._coded:
+            self._recording.append(chunk)
 
     def _record_request(self, kept: bytes) -> None:
         self._recording.append(RequestChunk(self._id, self._now_us(), kept, self._request.redacted))

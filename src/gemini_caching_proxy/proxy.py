@@ -6,30 +6,23 @@ answer), `_fail` (none, or half of one), or `client_gone`. What the client sees 
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 
 from .call import AnswerHead, Call, interim_head
 from .capture import Capture
-from .errors import MalformedResponse, RequestRejected, UpstreamError, WireError
+from .errors import RequestRejected, UpstreamError, WireError
 from .exchange import FailureKind
 from .relay.downstream import ClientConnection
 from .relay.http1 import LAST_CHUNK, Request, Shape, error_message, trailer_section
+from .relay.outbound import Outbound
 from .relay.tunnel import Tunnel
-from .relay.upstream import Answer, Pool, UpstreamConnection
-
-MAX_WAITING_BYTES = 256 * 1024
+from .relay.upstream import Answer, Pool
 
 
-class Passage:
+class Passage(Outbound):
     """One request on its way through."""
 
-    # fmt: off
-    __slots__ = (
-        "_asked", "_call", "_capture", "_client", "_connecting", "_done", "_head", "_passages", "_policy", "_pool",
-        "_request", "_shape", "_tunnel", "_upstream", "_waiting",
-    )
-    # fmt: on
+    __slots__ = ("_call", "_capture", "_client", "_done", "_head", "_passages", "_policy", "_tunnel")
 
     def __init__(
         self,
@@ -41,20 +34,16 @@ class Passage:
         passages: set[Passage],
         policy: Literal["cancel", "drain"],
     ) -> None:
+        """`passages` holds all that are running; `policy` is for clients that leave."""
+        super().__init__(request, shape, pool)
         self._client: ClientConnection | None = client
-        self._request = request
-        self._shape = shape
         self._call = call
-        self._pool = pool
         self._passages = passages
         self._policy = policy
         self._capture: Capture | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._waiting: list[bytes] = []
         self._tunnel: Tunnel | None = None
         self._head: AnswerHead | None = None
-        self._asked = self._done = False
+        self._done = False
         passages.add(self)
 
     # What the client's connection calls
@@ -62,35 +51,26 @@ class Passage:
     def client_data(self) -> None:
         request = self._request
         pieces, request.pieces = request.pieces, []
+        capture = self._capture
         if self._done:
             return
-        if self._capture is None:
+        if capture is None:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self._capture = self._call.capture(request, self._client.peer if self._client else "", body)
-            self._waiting = pieces
-            upstream = self._pool.get()
-            if upstream is not None:
-                self._ask(upstream)
-            else:
-                self._connecting = self._call.spawn(self._connect())
+            self.dispatch(pieces, self._call.spawn)
             return
         for piece in pieces:
-            self._capture.request_data(piece)
+            capture.request_data(piece)
         if request.complete:
-            self._capture.request_done()
-        if self._upstream is None:
-            self._waiting += pieces
-            if sum(map(len, self._waiting)) > MAX_WAITING_BYTES and self._client is not None:
-                self._client.pause_reading(True)
-        else:
-            self._send(pieces)
+            capture.request_done()
+        self.forward(pieces)
 
     def client_paused(self, paused: bool) -> None:
-        if self._upstream is not None and self._asked:
+        if self._upstream is not None:
             self._upstream.pause_reading(paused)
 
     def client_broke(self, error: RequestRejected) -> None:
-        self._drop_upstream()
+        self.drop_upstream()
         self._end(error, FailureKind.REQUEST_INCOMPLETE)
 
     def client_gone(self) -> None:
@@ -98,10 +78,9 @@ class Passage:
         if self._done:
             return
         if self._policy == "drain" and self._request.complete and not self._shape.websocket:
-            if self._upstream is not None and self._asked:
-                self._upstream.pause_reading(False)
+            self.client_paused(False)
             return
-        self._drop_upstream()
+        self.drop_upstream()
         self._record_end(FailureKind.CLIENT_GONE, "The client left before it had the whole answer.")
 
     # What the upstream connection calls
@@ -136,10 +115,6 @@ class Passage:
         assert capture is not None
         assert client is not None
         assert upstream is not None
-        if not self._shape.websocket:
-            self.upstream_failed(MalformedResponse("The upstream switched protocols without being asked."))
-            upstream.cancel()
-            return
         self._head = head = self._call.answer_head(answer)
         capture.response_head(101, answer.reason, head.recorded, None)
         early, self._request.pieces = self._request.pieces, []
@@ -153,15 +128,26 @@ class Passage:
         self._upstream = None
         self._end(error, error.kind)
 
-    def upstream_paused(self, paused: bool) -> None:
+    def hold_client(self, paused: bool) -> None:
         if self._client is not None:
             self._client.pause_reading(paused)
 
-    # Inside
+    upstream_paused = hold_client
+
+    # What the way out asks
+
+    def request_head(self) -> bytes:
+        return self._call.head(self._request)
+
+    def connected(self) -> None:
+        if self._capture is not None:
+            self._capture.connected()
+
+    # The end
 
     def interrupt(self) -> None:
         """The worker stops: end now, and say so in the record."""
-        self._drop_upstream()
+        self.drop_upstream()
         if self._tunnel is not None:
             self._tunnel.abort()
         elif not self._done:
@@ -169,47 +155,6 @@ class Passage:
             self._record_end(FailureKind.INTERRUPTED, "The proxy was stopped.")
             if client is not None:
                 client.abort()
-
-    async def _connect(self) -> None:
-        try:
-            upstream = await self._pool.connect()
-        except UpstreamError as error:
-            self._end(error, error.kind)
-            return
-        if self._done or (self._client is None and self._policy == "cancel"):
-            upstream.close()
-            return
-        self._ask(upstream)
-
-    def _ask(self, upstream: UpstreamConnection) -> None:
-        assert self._capture is not None
-        self._capture.connected()
-        self._upstream = upstream
-        self._asked = True
-        upstream.ask(self, head_only=self._shape.method == b"HEAD")
-        waiting, self._waiting = self._waiting, []
-        self._send(waiting, self._call.head(self._request))
-        if self._client is not None:
-            self._client.pause_reading(False)
-
-    def _send(self, pieces: list[bytes], head: bytes = b"") -> None:
-        """Write more of the request, framed as its head says."""
-        request, upstream = self._request, self._upstream
-        assert upstream is not None
-        out = [head] if head else []
-        if self._shape.websocket:
-            request.pieces = pieces
-        elif self._shape.chunked:
-            for piece in pieces:
-                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
-            if request.complete:
-                out.append(trailer_section(request.trailers) if request.trailers else LAST_CHUNK)
-        else:
-            out += pieces
-        if out:
-            upstream.write(b"".join(out))
-            if not head:
-                upstream.extend_deadline()
 
     def _finish(self, answer: Answer, head: AnswerHead, out: list[bytes]) -> None:
         """The answer is whole: record, then let the client have its last bytes."""
@@ -247,13 +192,6 @@ class Passage:
         self._passages.discard(self)
         if self._capture is not None:
             self._capture.end(kind, detail, served_status)
-
-    def _drop_upstream(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.cancel()
 
     def _tunnel_closed(self, up: int, down: int) -> None:
         self._done = True

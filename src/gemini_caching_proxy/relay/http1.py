@@ -301,7 +301,7 @@ _NEVER_FORWARDED: Final = frozenset(
 
 
 def connection_named(values: tuple[bytes, ...]) -> set[bytes]:
-    """Names of the fields that `Connection` declares hop-by-hop, besides the well-known ones (RFC 9110 section 7.6.1)."""
+    """Names of the fields that `Connection` declares hop-by-hop, besides the usual ones (RFC 9110 section 7.6.1)."""
     named = {token.strip().lower() for value in values for token in value.split(b",")}
     return named - {b"", b"close", b"keep-alive", b"upgrade", b"content-length", b"host", b"transfer-encoding"}
 

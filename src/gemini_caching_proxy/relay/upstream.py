@@ -97,6 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_only",
         "_interims",
         "_keep_alive",
+        "_may_switch",
         "_parser",
         "_pool",
         "_receiver",
@@ -115,6 +116,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._answer = Answer()
         self._head_only = False
+        self._may_switch = False
         self._head_bytes = 0
         self._interims = 0
         self._keep_alive = False
@@ -131,10 +133,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     # What the receiver calls
 
-    def ask(self, receiver: Receiver, *, head_only: bool) -> None:
+    def ask(self, receiver: Receiver, *, head_only: bool, may_switch: bool) -> None:
         """Give the connection to a receiver; the request is then written with `write`."""
         self._receiver = receiver
         self._head_only = head_only
+        self._may_switch = may_switch
         self._answer = Answer()
         self._head_bytes = 0
         self._interims = 0
@@ -321,7 +324,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _switched(self, rest: bytes) -> None:
         receiver, answer = self._receiver, self._answer
-        if receiver is not None and answer.status == 101:
+        if receiver is not None and self._may_switch and answer.status == 101:
             receiver.upstream_switched(answer, rest)
         else:
             self._broken(MalformedResponse("The upstream switched protocols without being asked."))

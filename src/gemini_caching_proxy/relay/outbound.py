@@ -1,0 +1,106 @@
+"""The way of one request to the upstream: a connection is taken or made, and the body follows as it comes.
+
+Until there is a connection the body waits here, bounded: beyond `MAX_WAITING_BYTES` the client is held back. Nothing is
+ever sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gemini_caching_proxy.errors import UpstreamError
+
+from .http1 import LAST_CHUNK, Request, Shape, trailer_section
+from .upstream import Pool, Receiver, UpstreamConnection
+
+MAX_WAITING_BYTES = 256 * 1024
+
+
+class Outbound(Receiver):
+    """One request on its way out. What comes back is for the subclass, which is the `Receiver`."""
+
+    __slots__ = ("_connecting", "_pool", "_request", "_shape", "_upstream", "_waiting")
+
+    def __init__(self, request: Request, shape: Shape, pool: Pool) -> None:
+        self._request = request
+        self._shape = shape
+        self._pool = pool
+        self._upstream: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._waiting: list[bytes] = []
+
+    def request_head(self) -> bytes:
+        """The head to send."""
+        raise NotImplementedError
+
+    def connected(self) -> None:
+        """A connection is at hand; the request goes out now."""
+        raise NotImplementedError
+
+    def hold_client(self, paused: bool) -> None:
+        """The client sends faster than the upstream takes (or no longer)."""
+        raise NotImplementedError
+
+    def dispatch(self, pieces: list[bytes], spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+        """Begin, with what is there of the body."""
+        self._waiting = pieces
+        upstream = self._pool.get()
+        if upstream is not None:
+            self._ask(upstream)
+        else:
+            self._connecting = spawn(self._connect())
+
+    def forward(self, pieces: list[bytes]) -> None:
+        """More of the body, or (with `request.complete`) its end."""
+        if self._upstream is not None:
+            self._send(b"", pieces)
+            self._upstream.extend_deadline()
+            return
+        self._waiting += pieces
+        if sum(map(len, self._waiting)) > MAX_WAITING_BYTES:
+            self.hold_client(True)
+
+    def drop_upstream(self) -> None:
+        """Close the upstream call, whatever state it is in."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.cancel()
+
+    async def _connect(self) -> None:
+        try:
+            upstream = await self._pool.connect()
+        except UpstreamError as error:
+            self.upstream_failed(error)
+            return
+        self._connecting = None
+        self._ask(upstream)
+        self.hold_client(False)
+
+    def _ask(self, upstream: UpstreamConnection) -> None:
+        self.connected()
+        self._upstream = upstream
+        upstream.ask(self, head_only=self._shape.method == b"HEAD", may_switch=self._shape.websocket)
+        waiting, self._waiting = self._waiting, []
+        self._send(self.request_head(), waiting)
+
+    def _send(self, head: bytes, pieces: list[bytes]) -> None:
+        """Write, framed as the request's head says."""
+        request, upstream = self._request, self._upstream
+        assert upstream is not None
+        if self._shape.websocket:
+            # What follows a handshake is for the tunnel.
+            request.pieces = pieces
+            pieces = []
+        out = [head]
+        if self._shape.chunked:
+            for piece in pieces:
+                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            if request.complete:
+                out.append(trailer_section(request.trailers) if request.trailers else LAST_CHUNK)
+        else:
+            out += pieces
+        upstream.write(b"".join(out))
