@@ -2,7 +2,8 @@
 
 Invariants: every exchange in a journal reaches the store exactly once however often this process dies, because ids are
 made by the worker, a batch is committed together with the journals' positions, and a segment is deleted only after
-that. The store being away, full or damaged loses nothing: the journal keeps what is not stored, and `recorder.json` says so.
+that. The store being away, full or damaged loses nothing: the journal keeps what is not stored, and `recorder.json`
+says so.
 """
 
 from __future__ import annotations
