@@ -38,6 +38,8 @@ class Decoded:
     """What the bodies of one exchange say."""
 
     stream_shape: StreamShape = "unary"
+    model: str | None = None
+    """The model asked for, where only the request's body names it."""
     model_version: str | None = None
     response_id: str | None = None
     previous_response_id: str | None = None
