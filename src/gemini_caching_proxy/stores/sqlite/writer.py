@@ -1,0 +1,245 @@
+"""Taking exchanges in: one batch, its rollups and its journal positions in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any
+
+import apsw
+from blake3 import blake3
+
+from ...exchange import Exchange
+from ..base import AddResult, Gap, JournalPosition
+from .facets import Facet, Facets, bounded, clean
+from .phrases import indexable
+from .records import Codec, dissect, own_text, pack_numbers, preview
+from .rollups import Measure, Rollups
+
+MOST_KNOWN_PARTS = 100_000
+"""Part numbers remembered, about 20 MB."""
+
+
+def chain_mark(tip: bytes, scope: str) -> bytes:
+    """Key of a chain's end within a scope."""
+    return blake3(b"chain\0" + clean(scope).encode() + b"\0" + tip).digest(length=16)
+
+
+def response_mark(response_id: str) -> bytes:
+    """Key of an answer's id."""
+    return blake3(b"response\0" + clean(response_id).encode()).digest(length=16)
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """A write transaction that holds the lock from its start, so it never has to fail half-way for want of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+class Batch:
+    """Rows that one batch adds, gathered so that each table is written in one go."""
+
+    def __init__(self, next_number: int) -> None:
+        self.next_number = next_number
+        self.exchanges: list[tuple[Any, ...]] = []
+        self.details: list[tuple[Any, ...]] = []
+        self.uses: list[tuple[Any, ...]] = []
+        self.parts: list[tuple[Any, ...]] = []
+        self.words: list[tuple[int, str]] = []
+        self.marks: list[tuple[bytes, int, int]] = []
+        self.rollups = Rollups()
+        self.body_bytes = 0
+
+    def take_number(self) -> int:
+        self.next_number += 1
+        return self.next_number - 1
+
+    def write(self, connection: apsw.Connection) -> None:
+        connection.executemany(f"INSERT INTO exchanges VALUES ({_marks(18)})", self.exchanges)  # noqa: S608
+        connection.executemany(f"INSERT INTO details VALUES ({_marks(8)})", self.details)  # noqa: S608
+        connection.executemany("INSERT INTO uses VALUES (?, ?)", self.uses)
+        connection.executemany("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", self.parts)
+        self.words.sort(
+            key=itemgetter(0)
+        )  # FTS5 spills its memory to disk whenever a number is not larger than the last
+        connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", self.words)
+        connection.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", self.marks)
+        self.rollups.write(connection)
+        connection.execute(
+            "UPDATE state SET next_number = ?, exchanges = exchanges + ?, parts = parts + ?, body_bytes = body_bytes + ?",
+            (self.next_number, len(self.exchanges), len(self.parts), self.body_bytes),
+        )
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+class Writer:
+    """The one that writes through a connection. All calls come from one thread."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._codec = Codec()
+        self._facets = Facets()
+        self._known_parts: dict[bytes, int] = {}
+        self._data_version = -1
+
+    def __repr__(self) -> str:
+        return f"<Writer {self._facets!r} known parts {len(self._known_parts)}>"
+
+    def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition]) -> AddResult:
+        """See `ExchangeStore.add`."""
+        try:
+            with transaction(self._connection):
+                added = self._add_exchanges(exchanges) if exchanges else 0
+                self._note(positions)
+        except BaseException:
+            # What the rolled-back batch taught may name rows that are not there.
+            self._facets.forget()
+            self._known_parts.clear()
+            raise
+        return AddResult(added=added, duplicates=len(exchanges) - added)
+
+    def add_gap(self, gap: Gap, positions: Sequence[JournalPosition]) -> None:
+        with transaction(self._connection):
+            self._connection.execute(
+                "INSERT OR IGNORE INTO gaps (first_ns, last_ns, exchanges, reason) VALUES (?, ?, ?, ?)",
+                (gap.first_ns, gap.last_ns, gap.exchanges, clean(gap.reason)),
+            )
+            self._note(positions)
+
+    def forget_journal(self, journal: str) -> None:
+        with transaction(self._connection):
+            self._connection.execute("DELETE FROM positions WHERE journal = ?", (journal,))
+
+    def _note(self, positions: Sequence[JournalPosition]) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO positions (journal, segment, offset) VALUES (?, ?, ?)",
+            [(position.journal, position.segment, position.offset) for position in positions],
+        )
+
+    def _add_exchanges(self, exchanges: Sequence[Exchange]) -> int:
+        self._drop_stale_parts()
+        batch = Batch(self._connection.execute("SELECT next_number FROM state").get)
+        seen: set[bytes] = set()
+        for exchange in exchanges:
+            key = exchange.id.bytes
+            if key not in seen and not self._has(key):
+                seen.add(key)
+                self._gather(exchange, batch)
+        batch.write(self._connection)
+        return len(seen)
+
+    def _has(self, key: bytes) -> bool:
+        return self._connection.execute("SELECT 1 FROM exchanges WHERE id = ?", (key,)).get is not None
+
+    def _drop_stale_parts(self) -> None:
+        """Another process may have pruned: `data_version` changes when any other connection commits."""
+        version: int = self._connection.pragma("data_version")
+        if version != self._data_version or len(self._known_parts) > MOST_KNOWN_PARTS:
+            self._known_parts.clear()
+            self._data_version = version
+
+    def _gather(self, exchange: Exchange, batch: Batch) -> None:
+        sequence = batch.take_number()
+
+        def intern(digest: bytes, data: bytes, text: str) -> int:
+            number = self._known_parts.get(digest)
+            if number is None:
+                number = self._find_part(digest) or self._new_part(digest, data, text, sequence, batch)
+                self._known_parts[digest] = number
+            return number
+
+        cut = dissect(exchange, intern)
+        codec = self._codec
+        facet = self._facets.intern(self._connection, Facet.of(exchange))
+        row = _exchange_row(sequence, exchange, facet)
+        parent = None if exchange.parent is None else exchange.parent.bytes
+        batch.exchanges.append(row)
+        batch.details.append(
+            (
+                sequence,
+                clean(exchange.target),
+                clean(exchange.client_address),
+                parent,
+                *preview(exchange),
+                codec.pack(cut.record),
+                codec.pack(cut.response),
+            )
+        )
+        batch.uses.append((sequence, pack_numbers(cut.parts, codec)))
+        _add_words(batch, sequence, own_text(exchange))
+        _add_marks(batch, sequence, exchange)
+        batch.rollups.count(exchange.started_ns, facet, _measure(exchange), is_error=exchange.is_error)
+        batch.body_bytes += row[4] + row[5]
+
+    def _find_part(self, digest: bytes) -> int | None:
+        number: int | None = self._connection.execute("SELECT id FROM parts WHERE digest = ?", (digest,)).get
+        return number
+
+    def _new_part(self, digest: bytes, data: bytes, text: str, owner: int, batch: Batch) -> int:
+        number = batch.take_number()
+        batch.parts.append((number, digest, owner, len(data), self._codec.pack_part(data, text)))
+        _add_words(batch, number, clean(text))
+        return number
+
+
+def _add_words(batch: Batch, number: int, text: str) -> None:
+    if text:
+        batch.words.append((number, indexable(text)))
+
+
+def _add_marks(batch: Batch, sequence: int, exchange: Exchange) -> None:
+    if exchange.chain:
+        mark = chain_mark(exchange.chain[-1], exchange.credential or "")
+        batch.marks.append((mark, exchange.started_ns, sequence))
+    if exchange.response_id:
+        batch.marks.append((response_mark(exchange.response_id), exchange.started_ns, sequence))
+
+
+def _measure(exchange: Exchange) -> Measure:
+    usage, timing, response = exchange.usage, exchange.timing, exchange.response
+    tokens = (None,) * 5 if usage is None else (
+        bounded(usage.input_tokens),
+        bounded(usage.cached_tokens),
+        bounded(usage.output_tokens),
+        bounded(usage.thoughts_tokens),
+        bounded(usage.total_tokens),
+    )  # fmt: skip
+    return (
+        *tokens,
+        None if exchange.price is None else bounded(exchange.price.total_nanousd),
+        exchange.request_body.size,
+        0 if response is None else response.body.size,
+        timing.last_byte_us,
+        timing.first_content_us,
+    )
+
+
+def _exchange_row(sequence: int, exchange: Exchange, facet: int) -> tuple[Any, ...]:
+    *tokens, price, request_bytes, response_bytes, duration_us, ttft_us = _measure(exchange)
+    return (
+        sequence,
+        exchange.id.bytes,
+        exchange.started_ns,
+        facet,
+        request_bytes,
+        response_bytes,
+        0 if exchange.response is None else len(exchange.response.chunks),
+        exchange.timing.first_byte_us,
+        ttft_us,
+        duration_us,
+        *tokens,
+        price,
+        None if exchange.finish_reason is None else clean(exchange.finish_reason),
+        None if exchange.conversation is None else exchange.conversation.bytes,
+    )
