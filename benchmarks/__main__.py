@@ -58,6 +58,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, help="length of one round")
     parser.add_argument("--streams", type=int, default=1000, help="concurrent slow streams")
     parser.add_argument("--rows", type=int, help="exchanges in the store of the workload `million`")
+    parser.add_argument("--upstream", choices=("nginx", "simulator"), help="what plays Gemini; nginx where it is there")
     parser.add_argument("--pause-recorder", action="store_true", help="stop the recorder while load runs")
     parser.add_argument("--program", type=Path, default=Path(sys.executable).with_name("gemini-proxy"))
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
@@ -166,10 +167,18 @@ def run_all(run: Run, scratch: Path) -> dict[str, object]:
         run.say("Only one core: the subject and the load share it, so the figures say little.")
     os.sched_setaffinity(0, cores.load)
     fleet = machine.Fleet()
-    lab = Laboratory(scratch, cores, fleet, run.options.program.absolute(), pause_recorder=run.options.pause_recorder)
+    options = run.options
+    lab = Laboratory(
+        scratch,
+        cores,
+        fleet,
+        options.program.absolute(),
+        pause_recorder=options.pause_recorder,
+        upstream=options.upstream,
+    )
     try:
-        lab.start_upstream()
-        for name in run.options.only:
+        facts["upstream"] = lab.start_upstream()
+        for name in options.only:
             run_one(run, lab, name)
     finally:
         fleet.close()

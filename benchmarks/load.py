@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,9 @@ def parse(output: str) -> LoadResult:
 def run_wrk(
     fleet: machine.Fleet, cores: machine.Cores, url: str, script: Path, *, connections: int, seconds: int
 ) -> LoadResult:
-    """Load `url` for `seconds`. Raises: ValueError without a summary; TimeoutExpired if wrk hangs."""
+    """Load `url` for `seconds`. Raises: ValueError without a summary, as when wrk hangs or is not installed."""
+    if shutil.which("wrk") is None:
+        raise ValueError("wrk is not installed (Debian: wrk)")
     log = script.with_name("wrk.log")
     log.unlink(missing_ok=True)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url]

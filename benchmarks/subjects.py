@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -28,6 +29,7 @@ NAIVE, NAIVE_POOLED = "naive", "naive-pooled"
 SUBJECTS = (DIRECT, NGINX, PROXY, NO_RECORD, NAIVE, NAIVE_POOLED)
 JOURNAL_CEILING = 32 << 30
 START_SECONDS = 30.0
+ROOT = Path(__file__).resolve().parents[1]
 RECORDER_NICE = 19
 FOREIGN_SETTINGS = ("GEMINI_PROXY_", "GEMINI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -61,22 +63,28 @@ class Laboratory:
     upstream_port: int = 0
     pause_recorder: bool = False
     """Stop the recorder while load runs: shows what it takes from the load's core."""
+    upstream: Literal["nginx", "simulator"] | None = None
+    """What plays Gemini; None takes nginx where it is installed."""
     _count: int = field(default=0)
 
     @property
     def upstream_url(self) -> str:
         return f"http://127.0.0.1:{self.upstream_port}"
 
-    def start_upstream(self) -> None:
-        """Raises: AbsentError when nginx is missing or does not start."""
-        if why := nginx.why_absent():
-            raise AbsentError(why)
+    def start_upstream(self) -> str:
+        """Start what plays Gemini; the name of what it is. Raises: AbsentError when it does not start."""
         folder = self.new_folder("upstream")
         self.upstream_port = machine.free_port()
-        config = nginx.write_upstream(folder, self.upstream_port)
-        process = self.fleet.start(nginx.command(config), cores=self.cores.load, log=folder / "log")
+        kind = self.upstream or ("simulator" if nginx.why_absent() else "nginx")
+        if kind == "nginx":
+            command = nginx.command(nginx.write_upstream(folder, self.upstream_port))
+        else:
+            command = [sys.executable, "-m", "benchmarks.simulated_upstream", str(self.upstream_port)]
+        log = folder / "log"
+        process = self.fleet.start(command, cores=self.cores.load, log=log, cwd=ROOT, env=clean_environment())
         if not machine.wait_for_port(self.upstream_port, process):
-            raise AbsentError(f"the upstream did not start: {tail(folder / 'log')}")
+            raise AbsentError(f"the upstream did not start: {tail(log)}")
+        return kind
 
     def new_folder(self, name: str) -> Path:
         self._count += 1
@@ -101,6 +109,8 @@ class Laboratory:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _start_nginx(self, name: str, folder: Path) -> Subject:
+        if why := nginx.why_absent():
+            raise AbsentError(why)
         port = machine.free_port()
         config = nginx.write_proxy(folder, port, self.upstream_port)
         process = self.fleet.start(nginx.command(config), cores=self.cores.subject, log=folder / "log")
@@ -114,8 +124,7 @@ class Laboratory:
         command += ["--log-level", "warning", "--no-access-log"]
         env = clean_environment() | {"NAIVE_UPSTREAM": self.upstream_url}
         env["NAIVE_POOLED"] = "1" if name == NAIVE_POOLED else "0"
-        root = Path(__file__).resolve().parents[1]
-        process = self.fleet.start(command, cores=self.cores.subject, log=folder / "log", cwd=root, env=env)
+        process = self.fleet.start(command, cores=self.cores.subject, log=folder / "log", cwd=ROOT, env=env)
         self._await(process, port, folder)
         return Subject(name, port, process.pid, process=process)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -223,20 +224,53 @@ def test_connection_times_one_answer_after_another(streamer: type[Streamer]) -> 
             assert len(latency.STAMP.findall(connection.reader.body)) == 10
 
 
-@pytest.mark.skipif(bool(nginx_config.why_absent()), reason=nginx_config.why_absent() or "-")
-def test_nginx_stands_between_and_passes_the_same_bytes(tmp_path: Path) -> None:
+UPSTREAMS = (
+    pytest.param(
+        "nginx", marks=pytest.mark.skipif(bool(nginx_config.why_absent()), reason=nginx_config.why_absent() or "-")
+    ),
+    "simulator",
+)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Laboratory]:
     fleet = machine.Fleet()
-    lab = Laboratory(tmp_path, machine.split_cores(os.sched_getaffinity(0)), fleet, tmp_path / "no-program")
-    try:
-        lab.start_upstream()
-        with lab.subject(NGINX) as subject:
-            body = payloads.request_body(payloads.AGENT_BYTES)
-            for target in (throughput.AGENT.target, throughput.SSE.target):
-                expected = throughput.body_of(lab.upstream_port, target, body)
-                throughput.check_bytes(subject, target, body, expected)
-                with pytest.raises(ValueError, match="not the upstream's"):
-                    throughput.check_bytes(subject, target, body, expected + b"x")
-        with pytest.raises(AbsentError, match="no-program"), lab.subject(PROXY):
-            pass
-    finally:
-        fleet.close()
+    cores = machine.split_cores(os.sched_getaffinity(0))
+    yield Laboratory(tmp_path, cores, fleet, tmp_path / "no-program")
+    fleet.close()
+
+
+@pytest.mark.parametrize("kind", UPSTREAMS)
+def test_upstream_answers_in_the_sizes_of_the_workloads_and_stamps_its_events(
+    lab: Laboratory, kind: Literal["nginx", "simulator"]
+) -> None:
+    lab.upstream = kind
+    assert lab.start_upstream() == kind
+    with Connection(lab.upstream_port) as connection:
+        connection.exchange(request_bytes(throughput.AGENT.target, payloads.request_body(payloads.AGENT_BYTES)))
+        answer = bytes(connection.reader.body)
+        assert payloads.without_ids(answer) == payloads.without_ids(payloads.unary_answer())
+        assert payloads.ID_PLACE.encode() not in answer
+        connection.exchange(request_bytes(throughput.SSE.target, b"{}"))
+        assert bytes(connection.reader.body) == b"".join(payloads.stream_events())
+        pace = {"X-Bench-Events": str(latency.STREAM_EVENTS), "X-Bench-Interval-Ms": "1"}
+        delays = latency.stream_delays(connection, request_bytes(payloads.SLOW_PATH, b"{}", pace))
+        assert len(delays) == latency.STREAM_EVENTS
+        assert all(0 <= each < 5_000_000 for each in delays)
+
+
+@pytest.mark.skipif(bool(nginx_config.why_absent()), reason=nginx_config.why_absent() or "-")
+def test_nginx_stands_between_and_passes_the_same_bytes(lab: Laboratory) -> None:
+    lab.start_upstream()
+    body = payloads.request_body(payloads.AGENT_BYTES)
+    with lab.subject(NGINX) as subject:
+        for target in (throughput.AGENT.target, throughput.SSE.target):
+            expected = throughput.body_of(lab.upstream_port, target, body)
+            throughput.check_bytes(subject, target, body, expected)
+            with pytest.raises(ValueError, match="not the upstream's"):
+                throughput.check_bytes(subject, target, body, expected + b"x")
+
+
+def test_a_program_that_is_not_there_is_absent_with_its_name(lab: Laboratory) -> None:
+    with pytest.raises(AbsentError, match="no-program"), lab.subject(PROXY):
+        pass
