@@ -142,11 +142,11 @@ class MemoryStore:
         self._trouble("forget_journal")
         self.data.positions.pop(journal, None)
 
-    async def resolve(self, prefix: str) -> UUID:
-        self._trouble("resolve")
-        if (found := UUID(prefix)) in self.data.exchanges:
-            return found
-        raise NotFound(prefix)
+    async def get(self, exchange_id: UUID) -> Exchange:
+        self._trouble("get")
+        if exchange_id not in self.data.exchanges:
+            raise NotFound(str(exchange_id))
+        return self.data.exchanges[exchange_id]
 
     async def find_chain_tips(self, tips: Sequence[bytes], scope: str) -> Mapping[bytes, ChainMatch]:
         self._trouble("find_chain_tips")

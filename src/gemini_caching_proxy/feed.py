@@ -66,9 +66,14 @@ class Feed:
         return min(starts, default=None)
 
     @property
+    def settled(self) -> bool:
+        """Whether everything that was read and has ended is stored."""
+        return not self._unstored and not self.gaps
+
+    @property
     def taken_to(self) -> Position:
         """The place before which everything that has ended is stored."""
-        return self.read_to if not self._unstored and not self.gaps else self.committed
+        return self.read_to if self.settled else self.committed
 
     def read(self, max_bytes: int) -> tuple[list[OpenExchange], bool]:
         """Take in about `max_bytes`; gives what ended, and whether there was anything to read.
@@ -126,12 +131,7 @@ class Feed:
 
     def wants_carrying(self) -> bool:
         first_open = self._assembly.first_open
-        return (
-            first_open is not None
-            and not self._unstored
-            and not self.gaps
-            and self.read_to.segment - first_open.segment >= CARRY_SEGMENTS
-        )
+        return first_open is not None and self.settled and self.read_to.segment - first_open.segment >= CARRY_SEGMENTS
 
     def carry_over(self) -> Position:
         """Make `read_to` a safe position. Raises OSError: then it is none."""

@@ -40,7 +40,7 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 
-class Stopped(Exception):  # noqa: N818 - no error: it was told to
+class Stopped(Exception):
     """The recorder is told to stop while the store does not answer."""
 
 
@@ -87,10 +87,12 @@ class Persistence:
 
     async def knows(self, exchange_id: UUID) -> bool:
         async def ask(store: ExchangeStore) -> bool:
+            # Dear for an exchange that is there, which is rare, and cheap for one that is not.
             try:
-                return await store.resolve(exchange_id.hex) == exchange_id
+                await store.get(exchange_id)
             except NotFound:
                 return False
+            return True
 
         return await self._insist(ask)
 

@@ -91,6 +91,7 @@ class Recorder:
         self._feeds: dict[str, Feed] = {}
         self._persistence = Persistence(make_store, settings)
         self._heartbeat = Heartbeat(settings, self._persistence, self._feeds)
+        self._held: list[tuple[Feed, OpenExchange]] = []
         self._read_trouble: set[str] = set()
         self._reread = True
         """Whether journals may still hold exchanges that are stored: from a start until a round without any."""
@@ -135,9 +136,6 @@ class Recorder:
         """Read a bounded amount and store what ended; whether there was anything."""
         self._discover(known)
         ended, busy = self._read()
-        if len(self._feeds) > 1:
-            # Journals are read one after the other, but a turn must not overtake the one it extends.
-            ended.sort(key=lambda each: each[1].started_ns)
         await self._store(ended)
         for feed in list(self._feeds.values()):
             await self._store_gaps(feed)
@@ -152,19 +150,28 @@ class Recorder:
                 self._feeds[name] = Feed(folder, name, known.get(name, Position(0, 0)), carryover)
 
     def _read(self) -> tuple[list[tuple[Feed, OpenExchange]], bool]:
-        """What ended, from the journals that are furthest in the past first."""
-        ended: list[tuple[Feed, OpenExchange]] = []
-        size, busy = 0, False
+        """What ended, in an order in which no turn overtakes the one it extends, whichever workers had them.
+
+        The journal that is furthest in the past is read first. What began after the newest record read of a journal
+        that has more to read is held back: what it extends may be there.
+        """
+        count, size, busy = 0, 0, False
         hungry = list(self._feeds.values())
-        while hungry and len(ended) < ROUND_EXCHANGES and size < ROUND_BYTES:
+        while hungry and count < ROUND_EXCHANGES and size < ROUND_BYTES:
             feed = min(hungry, key=lambda each: each.clock_ns)
             came, moved = self._read_feed(feed)
             if not moved:
                 hungry.remove(feed)
             busy = busy or moved
-            ended.extend((feed, exchange) for exchange in came)
+            self._held.extend((feed, exchange) for exchange in came)
+            count += len(came)
             size += sum(exchange.body_bytes for exchange in came)
-        return ended, busy
+        if len(self._feeds) > 1:
+            self._held.sort(key=lambda each: each[1].started_ns)
+        horizon = min((feed.clock_ns for feed in hungry), default=None)
+        ready = [each for each in self._held if horizon is None or each[1].started_ns <= horizon]
+        self._held = [each for each in self._held if horizon is not None and each[1].started_ns > horizon]
+        return ready, busy
 
     def _read_feed(self, feed: Feed) -> tuple[list[OpenExchange], bool]:
         try:
@@ -227,9 +234,7 @@ class Recorder:
         """Carry over what has been open for long, and finish a journal whose writer is gone."""
         if feed.wants_carrying():
             await self._carry_over(feed)
-        if feed.name in self._read_trouble or not feed.reader.finished:
-            return
-        if feed.reader.position != feed.read_to:
+        if feed.name in self._read_trouble or not feed.settled or not feed.reader.finished:
             return
         left = feed.abandon()
         await self._store([(feed, exchange) for exchange in left])
