@@ -89,7 +89,7 @@ async def probe(origin: Origin, *, key: bytes | None, ca_file: str | None, timeo
         return Probe(_STEPS.get(type(error).__name__, "connection"), error)
     connected = monotonic()
     question = _Question()
-    connection.ask(question, head_only=False)
+    connection.ask(question, head_only=False, may_switch=False)
     connection.write(_request(origin, key))
     sweeper = asyncio.get_running_loop().call_later(timeout, lambda: pool.sweep(monotonic() + timeout))
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rich.text import Text
 
 from ..stores.base import Summary
-from .figures import NONE, clock_text, cost_text, count_text, duration_text
+from .figures import NONE, clock_text, cost_text, count_text, duration_text, local_time
 from .terminal import one_line
 
 ID_DIGITS = 8
@@ -88,11 +88,13 @@ def _operation(summary: Summary) -> Text:
     return Text(one_line(OPERATION_NAMES.get(summary.operation, summary.operation)))
 
 
+DATE_WIDTH = len("11-23 14:03")
+TIME = Column("time", len("14:03:22"), 0, lambda one, now: Text(clock_text(one.started_ns, now), "dim"))
 COLUMNS = (
     Column("id", ID_DIGITS, 0, lambda one, now: Text(short_id(one.id), "cyan")),
-    Column("time", 11, 0, lambda one, now: Text(clock_text(one.started_ns, now), "dim")),
+    TIME,
     Column("code", 4, 0, lambda one, now: status_cell(one)),
-    Column("model", 18, 0, lambda one, now: _model(one)),
+    Column("model", 20, 0, lambda one, now: _model(one)),
     Column("what", 10, 100, lambda one, now: _operation(one)),
     Column("first/all", 12, 0, lambda one, now: _times(one), right=True),
     Column("tokens", 11, 90, lambda one, now: _tokens(one), right=True),
@@ -100,11 +102,21 @@ COLUMNS = (
 )
 
 
+def spans_days(items: Iterable[Summary], now: datetime) -> bool:
+    """Whether any of these did not start today."""
+    return any(local_time(one.started_ns).date() != now.astimezone().date() for one in items)
+
+
 class Listing:
     """Lines of equal columns for one terminal width."""
 
-    def __init__(self, width: int) -> None:
-        self._columns = [column for column in COLUMNS if column.least_terminal <= width]
+    def __init__(self, width: int, *, days: bool = False) -> None:
+        """`days`: leave room for a date beside the time."""
+        self._columns = [
+            replace(column, width=DATE_WIDTH) if days and column is TIME else column
+            for column in COLUMNS
+            if column.least_terminal <= width
+        ]
         used = sum(column.width + len(GAP) for column in self._columns)
         self._preview = max(LEAST_PREVIEW, width - used)
 

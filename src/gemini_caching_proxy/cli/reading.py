@@ -6,13 +6,14 @@ from datetime import datetime
 from typing import Annotated, get_args
 
 import typer
+from rich.padding import Padding
 from rich.text import Text
 
 from ..settings import Settings
-from ..stores.base import Hit, Query, StatsGroup
+from ..stores.base import Query, StatsGroup
 from .access import first_steps, reading, store_exists
 from .figures import NONE, bytes_text, cost_text, count_text, duration_text
-from .listing import Listing
+from .listing import Listing, spans_days
 from .options import FILTERS, FOLDER, JSON, Bundle, Filters, limit_option, option, refuse, with_options
 from .records import hit_record, stats_record, summary_record
 from .table import TableColumn, fitting_table
@@ -46,8 +47,8 @@ async def list_exchanges(settings: Settings, filters: Filters, limit: int, curso
             write_json(summary_record(summary))
     else:
         console = output()
-        listing = Listing(console.width)
         now = datetime.now().astimezone()
+        listing = Listing(console.width, days=spans_days(page.items, now))
         if page.items:
             console.print(listing.head(), soft_wrap=True)
         for summary in page.items:
@@ -78,21 +79,17 @@ async def search(
         return
     console = output()
     now = datetime.now().astimezone()
-    listing = Listing(console.width)
+    listing = Listing(console.width, days=spans_days((hit.summary for hit in hits), now))
     for hit in hits:
-        console.print(_hit_head(hit, listing, now), soft_wrap=True)
-        console.print(_snippet(hit.snippet))
+        console.print(listing.line(hit.summary, now, preview=False), soft_wrap=True)
+        console.print(Padding(_snippet(hit.snippet), (0, 0, 0, 4)))
     if not hits:
         note(NOTHING_FITS)
 
 
-def _hit_head(hit: Hit, listing: Listing, now: datetime) -> Text:
-    return listing.line(hit.summary, now, preview=False)
-
-
 def _snippet(snippet: str) -> Text:
     """The text around a match, the match highlighted."""
-    text = Text("    ")
+    text = Text()
     for index, part in enumerate(snippet.replace("\x03", "\x02").split("\x02")):
         # Marks come in pairs, so every second part is a match.
         text.append(visible(" ".join(part.split(" ")).replace("\n", " ")), "bold yellow" if index % 2 else "")

@@ -34,7 +34,7 @@ def fitting_table(
     """A table of `rows`; the first column holds `key` and takes the room that is left."""
     shown = [column for column in columns if column.least_terminal <= width]
     room = width - sum(column.width + 1 for column in shown) - 1
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column(title, no_wrap=True, overflow="ellipsis", max_width=max(8, room), style="cyan")
     for column in shown:
         table.add_column(

@@ -16,11 +16,13 @@ from ..recording_status import RecorderStatus, read_status, wait_drained
 from ..settings import Settings
 from ..stores.base import Gap, StoreSize
 from .access import first_steps, reading, store_exists, writing
-from .figures import NONE, bytes_text, count_text, iso_text, local_time, read_moment
+from .figures import bytes_text, count_text, iso_text, local_time, read_moment
 from .options import FOLDER, JSON, Bundle, option, refuse, with_options
 from .terminal import note, one_line, output, say, write_json
 
 EXIT_TIMEOUT = 4
+TELLING_BYTES = 1 << 20
+"""Below this the store's own overhead outweighs what it holds."""
 
 DRAIN = Bundle(
     (
@@ -133,6 +135,13 @@ def _print(report: Mapping[str, Any], settings: Settings) -> None:
         note(first_steps(settings))
 
 
+def _dedup(report: Mapping[str, Any]) -> str:
+    passed = f"{bytes_text(report['body_bytes'])} of bodies passed"
+    if report["body_bytes"] < TELLING_BYTES:
+        return f"{passed}, too little to compare"
+    return f"{passed}; the store takes {report['dedup_ratio']:.1%} of that"
+
+
 def _status_lines(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     alive = report["recorder_alive"]
     state = report["recorder_state"] or "never ran here"
@@ -156,8 +165,7 @@ def _status_lines(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if report["exchanges"] is not None:
         lines.append(("store", f"{bytes_text(report['file_bytes'])} in {report['store']}", ""))
         lines.append(("holds", f"{count_text(report['exchanges'])} exchanges, {count_text(report['parts'])} parts", ""))
-        ratio = f"{report['dedup_ratio']:.1%} of what passed" if report["dedup_ratio"] is not None else NONE
-        lines.append(("dedup", f"{bytes_text(report['body_bytes'])} of bodies passed; the store takes {ratio}", ""))
+        lines.append(("dedup", _dedup(report), ""))
     gaps = report["gap_exchanges"]
     lines.append(
         (
