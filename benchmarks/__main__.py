@@ -19,10 +19,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from . import agent_session, figures, latency, machine, recorder, report, streams, throughput
+from . import agent_session, figures, latency, machine, million, recorder, report, streams, throughput
 from .subjects import NAIVE, NGINX, PROXY, AbsentError, Laboratory, wanted_subjects
-
-WORKLOADS = ("small", "agent", "sse", "streams", "latency", "session", "recorder", "million")
 
 
 @dataclass(slots=True)
@@ -51,20 +49,21 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure the proxy beside nginx and others."
     )
-    parser.add_argument("--only", default="", help=f"comma-separated workloads of: {', '.join(WORKLOADS)}")
+    parser.add_argument("--only", default="", help=f"comma-separated workloads of: {', '.join(RUNNERS)}")
     parser.add_argument("--subjects", default="", help="comma-separated subjects; all by default")
     parser.add_argument("--quick", action="store_true", help="few and short rounds, for a first impression")
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each throughput workload")
     parser.add_argument("--seconds", type=int, help="length of one round")
     parser.add_argument("--streams", type=int, default=1000, help="concurrent slow streams")
     parser.add_argument("--rows", type=int, help="exchanges in the store of the workload `million`")
+    parser.add_argument("--million-dir", type=Path, help="folder that keeps that store from run to run")
     parser.add_argument("--upstream", choices=("nginx", "simulator"), help="what plays Gemini; nginx where it is there")
     parser.add_argument("--pause-recorder", action="store_true", help="stop the recorder while load runs")
     parser.add_argument("--program", type=Path, default=Path(sys.executable).with_name("gemini-proxy"))
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args(arguments)
-    options.only = [each for each in options.only.split(",") if each] or list(WORKLOADS)
-    if unknown := set(options.only) - set(WORKLOADS):
+    options.only = [each for each in options.only.split(",") if each] or list(RUNNERS)
+    if unknown := set(options.only) - set(RUNNERS):
         parser.error(f"unknown workload: {', '.join(sorted(unknown))}")
     try:
         options.subjects = wanted_subjects([each for each in options.subjects.split(",") if each])
@@ -72,7 +71,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(str(error))
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.seconds = options.seconds or (2 if options.quick else 4)
-    options.rows = options.rows or (50_000 if options.quick else 1_000_000)
+    options.rows = options.rows or (50_000 if options.quick else million.FULL_ROWS)
     return options
 
 
@@ -147,6 +146,20 @@ def run_recorder(run: Run, lab: Laboratory) -> None:
     run.keep("recorder", result, values)
 
 
+def run_million(run: Run, lab: Laboratory) -> None:
+    options = run.options
+    try:
+        result = million.run(lab, rows=options.rows, folder=options.million_dir, say=run.say)
+    except AbsentError as error:
+        result = {"absent": {PROXY: str(error)}}
+    kinds = ("list", "stats", "search")
+    values = {f"{kind}_ms": result.get(f"worst_{kind}_ms") for kind in kinds}
+    if options.rows < million.FULL_ROWS and any(values.values()):
+        run.say(f"million: {options.rows:,} exchanges say nothing about {million.FULL_ROWS:,}; no verdict")
+        values = {}
+    run.keep("million", result, values)
+
+
 RUNNERS: dict[str, Callable[[Run, Laboratory], None]] = {
     "small": run_small,
     "agent": run_agent,
@@ -155,6 +168,7 @@ RUNNERS: dict[str, Callable[[Run, Laboratory], None]] = {
     "latency": run_latency,
     "session": run_session,
     "recorder": run_recorder,
+    "million": run_million,
 }
 
 
@@ -186,9 +200,6 @@ def run_all(run: Run, scratch: Path) -> dict[str, object]:
 
 
 def run_one(run: Run, lab: Laboratory, name: str) -> None:
-    if name not in RUNNERS:
-        run.say(f"{name}: not available")
-        return
     try:
         RUNNERS[name](run, lab)
     except (AbsentError, ValueError, OSError) as error:
@@ -210,11 +221,9 @@ def main() -> int:
     verdicts = figures.judge(run.measured, run.absent)
     report.show_verdicts(run.console, verdicts)
     name = f"{started:%Y-%m-%d}-{'quick' if options.quick else 'full'}"
-    name += "" if len(options.only) == len(WORKLOADS) else "-" + "-".join(options.only)
+    name += "" if len(options.only) == len(RUNNERS) else "-" + "-".join(options.only)
     path = options.output or report.RESULTS / f"{name}.json"
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    settings.pop("output")
-    settings["program"] = options.program.name
+    settings = {key: value for key, value in vars(options).items() if not isinstance(value, Path)}
     document = {"started": started.isoformat(timespec="seconds"), "machine": facts, "options": settings}
     report.save(path, {**document, "workloads": run.results}, verdicts)
     run.say(f"figures are in {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from .subjects import AbsentError, clean_environment
 DRAIN_SECONDS = 180
 
 
-def ask(program: Path, *arguments: str, data_dir: Path, seconds: float = 60) -> bytes:
+def ask(program: Path, *arguments: str, data_dir: Path | None, seconds: float = 60) -> bytes:
     """What a command prints. Raises: AbsentError when it fails or takes longer than `seconds`."""
-    command = [str(program), *arguments, "--data-dir", str(data_dir)]
+    command = [str(program), *arguments, *(["--data-dir", str(data_dir)] if data_dir else [])]
+    elsewhere = Path(tempfile.gettempdir())
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=seconds, check=False, env=clean_environment(), cwd=data_dir.parent
+            command, capture_output=True, timeout=seconds, check=False, env=clean_environment(), cwd=elsewhere
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise AbsentError(f"`{program.name} {arguments[0]}` gave no answer: {error}") from None

@@ -15,7 +15,7 @@ from typing import Literal
 
 import psutil
 import pytest
-from benchmarks import agent_session, figures, latency, load, machine, payloads, report, streams, throughput
+from benchmarks import agent_session, figures, latency, load, machine, million, payloads, report, streams, throughput
 from benchmarks import nginx as nginx_config
 from benchmarks.__main__ import parse_options
 from benchmarks.client import Connection, request_bytes
@@ -269,6 +269,17 @@ def test_nginx_stands_between_and_passes_the_same_bytes(lab: Laboratory) -> None
             throughput.check_bytes(subject, target, body, expected)
             with pytest.raises(ValueError, match="not the upstream's"):
                 throughput.check_bytes(subject, target, body, expected + b"x")
+
+
+def test_worst_question_of_a_kind_counts_its_first_asking() -> None:
+    printed = """filled 1,000,000 in 400 s of add: 2,500 exchanges/s
+list nothing                                 first     50.1 ms  then      3.0 ms  50
+list model                                   first      4.0 ms  then     60.5 ms  50
+search 'two words'                           first    501.0 ms  then      9.0 ms  7  OVER 500
+"""
+    questions, filled = million.read(printed)
+    assert filled == 2500
+    assert [million.worst_of(questions, kind) for kind in ("list", "search", "stats")] == [60.5, 501.0, None]
 
 
 def test_a_program_that_is_not_there_is_absent_with_its_name(lab: Laboratory) -> None:

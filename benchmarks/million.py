@@ -1,0 +1,96 @@
+"""Questions to a store of a million exchanges: asked in one process, and by the command line, its start included.
+
+Filling and asking is `tests/stores/million.py`; it takes minutes at the full size. `--million-dir` keeps the store.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from . import program
+from .subjects import ROOT, AbsentError, Laboratory, clean_environment, tail
+
+SCRIPT = ROOT / "tests" / "stores" / "million.py"
+FULL_ROWS = 1_000_000
+FILL_SECONDS = 3600
+TIMED = re.compile(r"^(?P<name>.+?)\s+first\s+(?P<first>[\d.]+) ms\s+then\s+(?P<then>[\d.]+) ms")
+FILLED = re.compile(r"^filled [\d,]+ in \d+ s of add: (?P<rate>[\d,]+) exchanges/s")
+COMMANDS = {
+    "list": ["list"],
+    "list_model": ["list", "--model", "gemini-2.5-pro"],
+    "stats_model": ["stats", "--model", "gemini-2.5-pro", "--by", "day"],
+    "search": ["search", "zyzzyva"],
+}
+REPEATS = 3
+
+
+def run(lab: Laboratory, *, rows: int, folder: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Fill (unless `folder` holds a store already) and ask; the result is ready for JSON. Raises: AbsentError."""
+    if not SCRIPT.exists():
+        raise AbsentError(f"there is no {SCRIPT.relative_to(ROOT)}")
+    folder = folder or lab.new_folder("million")
+    folder.mkdir(parents=True, exist_ok=True)
+    log = lab.new_folder("million-log") / "log"
+    say(f"million: {rows:,} exchanges in {folder}; filling takes a while")
+    command: list[str | Path] = [sys.executable, SCRIPT, "--rows", str(rows), "--dir", folder]
+    process = lab.fleet.start(command, cores=lab.cores.subject, log=log, cwd=ROOT, env=clean_environment())
+    try:
+        if process.wait(FILL_SECONDS) != 0:
+            raise AbsentError(f"filling failed: {tail(log)}")
+    except subprocess.TimeoutExpired:
+        raise AbsentError("filling did not end within an hour") from None
+    finally:
+        lab.fleet.stop(process, gently=False)
+    questions, filled = read(log.read_text())
+    worst = {kind: worst_of(questions, kind) for kind in ("list", "stats", "search")}
+    return {
+        "rows": rows,
+        "filled_per_s": filled,
+        "store_bytes": program.store_bytes(folder),
+        **{f"worst_{kind}_ms": value for kind, value in worst.items()},
+        **{f"command_{name}_ms": value for name, value in by_command(lab, folder).items()},
+        "questions": questions,
+    }
+
+
+def read(output: str) -> tuple[dict[str, dict[str, float]], float | None]:
+    """The times the script prints, per question the first and the median of the others; and the filling rate."""
+    questions: dict[str, dict[str, float]] = {}
+    filled = None
+    for line in output.splitlines():
+        if found := TIMED.match(line):
+            questions[found["name"]] = {"first_ms": float(found["first"]), "then_ms": float(found["then"])}
+        elif found := FILLED.match(line):
+            filled = float(found["rate"].replace(",", ""))
+    return questions, filled
+
+
+def worst_of(questions: dict[str, dict[str, float]], kind: str) -> float | None:
+    """The slowest answer of a kind, the first asking included."""
+    return max((max(each.values()) for name, each in questions.items() if name.split(" ")[0] == kind), default=None)
+
+
+def by_command(lab: Laboratory, folder: Path) -> dict[str, float | None]:
+    """Milliseconds of whole commands, the median of a few; None where one fails."""
+    store = f"sqlite://{(folder / 'million.sqlite3').absolute()}"
+    times = {"start": timed(lab, ["version"], None)}
+    return times | {name: timed(lab, [*words, "--store", store], folder) for name, words in COMMANDS.items()}
+
+
+def timed(lab: Laboratory, arguments: list[str], folder: Path | None) -> float | None:
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        try:
+            program.ask(lab.program, *arguments, data_dir=folder)
+        except AbsentError:
+            return None
+        times.append((time.perf_counter() - started) * 1000)
+    return median(times)
