@@ -55,9 +55,11 @@ _RULES: dict[str, Rule] = {
 CONVERSATION_KEYS = ("contents", "messages", "input")
 
 _SKIPPED_KEYS = frozenset(
-    ("role", "type", "id", "model", "format", "encoding", "detail", "taskType", "task_type")
-    + ("signature", "thoughtSignature", "thought_signature", "mimeType", "mime_type", "mediaType", "media_type")
-    + ("callId", "call_id", "toolCallId", "tool_call_id")
+    (
+        *("role", "type", "id", "model", "format", "encoding", "detail", "taskType", "task_type"),
+        *("signature", "thoughtSignature", "thought_signature", "mimeType", "mime_type", "mediaType", "media_type"),
+        *("callId", "call_id", "toolCallId", "tool_call_id"),
+    )
 )
 """Keys whose strings nobody searches for, but in what users put in themselves:"""
 _USER_DATA_KEYS = frozenset(("args", "response", "arguments", "output", "result"))

@@ -55,7 +55,7 @@ class Decoded:
     request_pieces: tuple[Piece, ...] = ()
     response_pieces: tuple[Piece, ...] = ()
     conversation: tuple[bytes, ...] = ()
-    """Digests of the conversation parts (elements of `contents`, `messages`, `input`) in order; empty = no conversation."""
+    """Digests of the conversation parts (elements of `contents`, `messages`, `input`) in order; empty = none."""
     request_text: str = ""
     response_text: str = ""
     error: str | None = None
@@ -100,7 +100,14 @@ class Provider(Protocol):
     def route(self, method: bytes, target: bytes) -> Route: ...
 
     def decode(
-        self, route_operation: str, request_body: bytes, status: int | None, response_headers: Headers, response_body: bytes
+        self,
+        route_operation: str,
+        request_body: bytes,
+        status: int | None,
+        response_headers: Headers,
+        response_body: bytes,
     ) -> Decoded: ...
 
-    def render(self, operation: str, request_body: bytes, response_headers: Headers, response_body: bytes) -> Rendering: ...
+    def render(
+        self, operation: str, request_body: bytes, response_headers: Headers, response_body: bytes
+    ) -> Rendering: ...

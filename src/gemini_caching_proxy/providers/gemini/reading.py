@@ -1,0 +1,26 @@
+"""Which dialect an answer of a Gemini client's call is in."""
+
+from __future__ import annotations
+
+from ...exchange import Headers
+from ..answers import Answer
+from ..fields import pick, pick_text
+from ..openai import read_completion
+from ..reading import Reading
+from .decoding import read_generation
+from .interactions import read_interaction
+
+
+def read(operation: str, answer: Answer, headers: Headers) -> Reading:
+    """Read an answer by its operation; where that is unknown, by what it looks like."""
+    if operation.startswith("openai_"):
+        return read_completion(answer)
+    if operation.endswith("_interaction"):
+        return read_interaction(answer)
+    if operation == "unknown" and answer.items:
+        first = answer.items[0].value
+        if pick(first, "choices") is not None:
+            return read_completion(answer)
+        if pick_text(first, "object") == "interaction" or pick(first, "event_type") is not None:
+            return read_interaction(answer)
+    return read_generation(answer, headers)
