@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -21,6 +23,7 @@ from fakes import LinesProvider, MemoryData, MemoryStore, exchange_records, new_
 from gemini_caching_proxy.errors import FolderInUse, StoreCorrupt, StoreUnavailable
 from gemini_caching_proxy.exchange import Failure, FailureKind
 from gemini_caching_proxy.journal import End, Gap, JournalWriter, Record, journals
+from gemini_caching_proxy.providers import providers
 from gemini_caching_proxy.recorder import Recorder, hold_lock
 from gemini_caching_proxy.recording_status import RUNNING, RecorderStatus, backlog, read_status, wait_drained
 from gemini_caching_proxy.settings import Settings
@@ -29,6 +32,7 @@ from gemini_caching_proxy.stores.sqlite import SQLiteStore
 
 PROVIDERS = {"lines": LinesProvider()}
 SOON = 20.0
+TRAFFIC = Path(os.environ.get("GEMINI_PROXY_TRAFFIC", Path(__file__).parents[2] / "shared/traffic")) / "gemini.jsonl"
 
 
 @pytest.fixture
@@ -365,6 +369,57 @@ def test_a_damaged_store_is_moved_aside_and_a_new_one_takes_over(settings: Setti
     assert len(data.exchanges) == 1
     (aside,) = settings.data_dir.glob("*.corrupt-*")
     assert aside.read_bytes() == b"no database"
+
+
+def test_real_traffic_is_stored_byte_for_byte_and_understood(settings: Settings) -> None:
+    if not TRAFFIC.exists():
+        pytest.skip(f"recorded traffic is not at {TRAFFIC}")
+    lines = [json.loads(line) for line in TRAFFIC.read_text().splitlines()]
+    gemini = providers()["gemini"]
+    exchanges = []
+    for number, line in enumerate(lines):
+        url = urlsplit(line["url"])
+        target = f"{url.path}?{url.query}" if url.query else url.path
+        route = gemini.route(line["method"].encode(), target.encode())
+        body = (line["response_body"] or "").encode()
+        exchanges.append(
+            exchange_records(
+                (line["request_body"] or "").encode(),
+                [body[start : start + 1000] for start in range(0, len(body), 1000)],
+                at_ms=number * 100,
+                status=line["status"],
+                operation=route.operation,
+                headers=[(name.encode(), value.encode()) for name, value in line["response_headers"]],
+                provider="gemini",
+                target=target,
+            )
+        )
+
+    async def scenario() -> None:
+        journal = writer(settings)
+        write(journal, *exchanges)
+        stop = asyncio.Event()
+        recorder = Recorder(settings, lambda: SQLiteStore(settings.sqlite_path), providers())
+        task = asyncio.ensure_future(recorder.run(stop))
+        assert await wait_drained(settings, SOON)
+        stop.set()
+        await task
+        journal.close()
+        store = SQLiteStore(settings.sqlite_path)
+        await store.open(read_only=True)
+        for line, records in zip(lines, exchanges, strict=True):
+            exchange = await store.get(UUID(bytes=records[0].id))  # type: ignore[union-attr]
+            assert exchange.request_body.data == (line["request_body"] or "").encode()
+            assert exchange.response is not None
+            assert exchange.response.body.data == (line["response_body"] or "").encode()
+            if b'"usageMetadata"' in exchange.response.body.data and exchange.operation == "generate_content":
+                assert exchange.usage is not None, line["source"]
+        await store.aclose()
+
+    asyncio.run(scenario())
+    status = read_status(settings.data_dir)
+    assert status is not None
+    assert (status.stored, status.rejected) == (len(lines), 0)
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but text" * 100, b"SQLite format 3\0" + b"\xff" * 5000])

@@ -27,7 +27,7 @@ log = get_logger(__name__)
 def understand(exchange: Exchange, providers: Mapping[str, Provider]) -> Turn:
     """The exchange with everything that its bodies tell."""
     provider = providers.get(exchange.provider)
-    if provider is None or exchange.stream_shape == "websocket":
+    if provider is None or _is_tunnel(exchange):
         return Turn(exchange)
     try:
         return _understand(exchange, provider)
@@ -52,6 +52,7 @@ def _understand(exchange: Exchange, provider: Provider) -> Turn:
     understood = replace(
         exchange,
         stream_shape=decoded.stream_shape,
+        model=exchange.model or decoded.model,
         model_version=decoded.model_version,
         response_id=decoded.response_id,
         finish_reason=decoded.finish_reason,
@@ -70,6 +71,10 @@ def _understand(exchange: Exchange, provider: Provider) -> Turn:
     return Turn(understood, continues, tuple(texts.get(part, "") for part in chain))
 
 
+def _is_tunnel(exchange: Exchange) -> bool:
+    return exchange.stream_shape == "websocket" and (exchange.response is None or exchange.response.status == 101)
+
+
 def _response_plain(response: Response | None) -> Plain:
     if response is None:
         return Plain(b"")
@@ -81,7 +86,7 @@ def _threadless(operation: str) -> bool:
 
 
 def _price(exchange: Exchange, decoded: Decoded) -> Price | None:
-    model = decoded.model_version or exchange.model
+    model = decoded.model_version or exchange.model or decoded.model
     return price(model, decoded.usage, exchange.provider) if model and decoded.usage else None
 
 
