@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -38,8 +39,12 @@ def pick_count(value: Any, *names: str) -> int | None:
 
 
 def as_json(value: Any) -> str:
-    """Compact JSON of a value that was read from JSON; what orjson cannot write is shown as Python would."""
+    """Compact JSON of a value that was read from JSON; what orjson cannot write (lone surrogates) is escaped."""
     try:
         return orjson.dumps(value).decode()
-    except (TypeError, ValueError):
-        return repr(value)
+    except TypeError:
+        pass
+    try:
+        return json.dumps(value, separators=(",", ":"))
+    except RecursionError:
+        return "(nested too deeply)"

@@ -25,9 +25,9 @@ def part_blocks(part: Any) -> Iterator[Block]:
     for read in (_call, _result, _inline, _file, _code, _code_result, _server_call, _server_result):
         if (block := read(part)) is not None:
             yield block
-            response = pick(part, "functionResponse", "function_response")
-            for inner in pick_list(response, "parts"):
-                yield from part_blocks(inner)
+            for inner in pick_list(pick(part, "functionResponse", "function_response"), "parts"):
+                if (medium := _inline(inner) or _file(inner)) is not None:
+                    yield medium
             return
     if isinstance(part, dict) and not part.keys() <= _SILENT:
         yield Block("other", as_json(part))

@@ -42,7 +42,8 @@ class _Generation:
         self.error = error_text(value) or error_text(item.value) or self.error
         self.model_version = pick_text(value, "modelVersion", "model_version") or self.model_version
         self.response_id = pick_text(value, "responseId", "response_id") or self.response_id
-        if isinstance(pick(value, "usageMetadata", "usage_metadata"), dict):
+        usage = pick(value, "usageMetadata", "usage_metadata")
+        if isinstance(usage, dict) and usage:
             self.usage_item = item
         candidates = candidates_of(value)
         self.last_finishes = False
@@ -94,9 +95,9 @@ def _usage(item: Item | None, headers: Headers) -> Usage | None:
     if item is None:
         return None
     value = unwrapped(item.value)
-    name = "usageMetadata" if "usageMetadata" in value else "usage_metadata"
-    raw = member(item.data, name) or member(item.data, "response", name)
-    return usage_metadata(value[name], raw, header(headers, b"x-gemini-service-tier"))
+    name = "usageMetadata" if pick(value, "usageMetadata") is not None else "usage_metadata"
+    raw = member(item.data, name) if value is item.value else member(item.data, "response", name)
+    return usage_metadata(pick(value, name), raw, header(headers, b"x-gemini-service-tier"))
 
 
 def _note(value: Any) -> str:

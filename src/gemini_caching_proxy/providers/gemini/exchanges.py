@@ -8,7 +8,7 @@ from ..answers import Answer, read_answer
 from ..base import Decoded
 from ..blocks import answer_text, thought_text
 from ..reading import Reading
-from .reading import read
+from .dialects import read
 
 _CONVERSATIONS = frozenset(
     (

@@ -12,6 +12,8 @@ from ..fields import as_json, pick, pick_count, pick_list, pick_text
 from ..reading import Reading, error_text
 from .usage import interaction_usage
 
+MAX_DEPTH = 8
+"""Of contents inside contents."""
 _FINAL = frozenset(("completed", "failed", "cancelled", "incomplete", "requires_action", "budget_exceeded"))
 _MEDIA = frozenset(("image", "audio", "video", "document"))
 
@@ -92,15 +94,19 @@ class _Interaction:
             message.add(block)
 
 
-def step_blocks(step: Any) -> list[Block]:
+def step_blocks(step: Any, depth: int = 0) -> list[Block]:
     """Blocks of a step, of a content inside one, or of a delta of one: they share their types."""
+    if depth == MAX_DEPTH:
+        return []
     if isinstance(step, str):
         return [Block("text", step)]
     kind = pick_text(step, "type")
     if kind == "text" or (not kind and "text" in (step if isinstance(step, dict) else ())):
         return [Block("text", pick_text(step, "text"))]
     if kind in ("thought", "thought_summary"):
-        return [Block("thought", block.text) for block in _inner(step, "summary", "content") if block.kind == "text"]
+        return [
+            Block("thought", block.text) for block in _inner(step, depth, "summary", "content") if block.kind == "text"
+        ]
     if kind in _MEDIA:
         mime_type = pick_text(step, "mime_type") or kind
         uri = pick_text(step, "uri")
@@ -115,15 +121,15 @@ def step_blocks(step: Any) -> list[Block]:
         text = result if isinstance(result, str) else as_json(result)
         return [Block("tool_result", text, name, pick_text(step, "call_id", "id"))]
     if isinstance(step, dict) and ("content" in step or "parts" in step):
-        return _inner(step, "content", "parts")
+        return _inner(step, depth, "content", "parts")
     return [Block("other", as_json(step))] if kind not in ("model_output", "user_input", "thought_signature") else []
 
 
-def _inner(step: Any, *names: str) -> list[Block]:
+def _inner(step: Any, depth: int, *names: str) -> list[Block]:
     content = pick(step, *names)
     if isinstance(content, list):
-        return [block for each in content for block in step_blocks(each)]
-    return step_blocks(content) if content is not None else []
+        return [block for each in content for block in step_blocks(each, depth + 1)]
+    return step_blocks(content, depth + 1) if content is not None else []
 
 
 def input_turns(value: Any) -> list[Turn]:

@@ -12,8 +12,8 @@ from ..fields import as_json, pick, pick_list, pick_text
 from ..openai import message_turns
 from ..reading import Reading
 from .content import content_turn
+from .dialects import read
 from .interactions import input_turns
-from .reading import read
 
 MAX_OTHER_CHARS = 20_000
 _NO_PARAMETERS = frozenset(
