@@ -28,7 +28,7 @@ demo: $(STAMPS)/run
 	@exec $(BIN)/gemini-proxy demo $(ARGS)
 
 # Fast ones first: most mistakes show within seconds.
-test: $(STAMPS)/test
+test: $(STAMPS)/test .venvs/sdk2/stamp .venvs/node/stamp
 ifeq ($(strip $(TESTS)),)
 	$(BIN)/python -m pytest -q -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
@@ -72,6 +72,18 @@ $(STAMPS)/run: pyproject.toml | $(STAMPS)/venv
 $(STAMPS)/test: pyproject.toml | $(STAMPS)/venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@ $(STAMPS)/run
+
+# Client libraries that cannot live beside those of the tests: google-genai 2.x, and Node's. Both are optional.
+.venvs/sdk2/stamp: | $(STAMPS)/venv
+	@rm -rf .venvs/sdk2
+	$(PYTHON) -m venv .venvs/sdk2
+	.venvs/sdk2/bin/python -m pip install --quiet --disable-pip-version-check "google-genai>=2.30,<3" "langchain-google-genai>=4.2"
+	@touch $@
+
+.venvs/node/stamp: tests/e2e/clients/package.json
+	@mkdir -p .venvs/node && cp $< .venvs/node/
+	@if command -v npm >/dev/null; then cd .venvs/node && npm install --silent --no-audit --no-fund --no-package-lock; else echo "No npm here: the tests with @google/genai are skipped."; fi
+	@touch $@
 
 $(STAMPS)/check: pyproject.toml | $(STAMPS)/venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[check]"
