@@ -20,12 +20,16 @@ OPERATION_NAMES = {
     "generate_content": "generate",
     "stream_generate_content": "stream",
     "embed_content": "embed",
-    "batch_embed_contents": "embeds",
+    "batch_embed_contents": "embed",
     "count_tokens": "count",
     "list_models": "models",
     "get_model": "model",
-    "chat_completions": "chat",
+    "create_interaction": "interact",
+    "openai_chat_completions": "chat",
+    "openai_embeddings": "embed",
+    "upload_chunk": "upload",
     "upload_file": "upload",
+    "delete_file": "delete",
 }
 """Short names of the common operations; the others are shown as they are."""
 
@@ -38,6 +42,7 @@ class Column:
     """Shown on terminals of at least this many columns."""
     cell: Callable[[Summary, datetime], Text]
     right: bool = False
+    most_terminal: int = 100_000
 
 
 def short_id(identifier: object) -> str:
@@ -95,10 +100,11 @@ COLUMNS = (
     TIME,
     Column("code", 4, 0, lambda one, now: status_cell(one)),
     Column("model", 20, 0, lambda one, now: _model(one)),
-    Column("what", 10, 100, lambda one, now: _operation(one)),
-    Column("first/all", 12, 0, lambda one, now: _times(one), right=True),
+    Column("what", 10, 105, lambda one, now: _operation(one)),
+    Column("took", 6, 0, lambda one, now: Text(duration_text(one.duration_us)), right=True, most_terminal=99),
+    Column("first/all", 12, 100, lambda one, now: _times(one), right=True),
     Column("tokens", 11, 90, lambda one, now: _tokens(one), right=True),
-    Column("cost", 8, 110, lambda one, now: Text(cost_text(one.price_nanousd)), right=True),
+    Column("cost", 8, 118, lambda one, now: Text(cost_text(one.price_nanousd)), right=True),
 )
 
 
@@ -115,7 +121,7 @@ class Listing:
         self._columns = [
             replace(column, width=DATE_WIDTH) if days and column is TIME else column
             for column in COLUMNS
-            if column.least_terminal <= width
+            if column.least_terminal <= width <= column.most_terminal
         ]
         used = sum(column.width + len(GAP) for column in self._columns)
         self._preview = max(LEAST_PREVIEW, width - used)

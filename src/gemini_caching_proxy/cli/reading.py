@@ -82,7 +82,7 @@ async def search(
     listing = Listing(console.width, days=spans_days((hit.summary for hit in hits), now))
     for hit in hits:
         console.print(listing.line(hit.summary, now, preview=False), soft_wrap=True)
-        console.print(Padding(_snippet(hit.snippet), (0, 0, 0, 4)))
+        console.print(Padding(_snippet(hit.snippet), (0, 0, 0, 4), expand=False))
     if not hits:
         note(NOTHING_FITS)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Group
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from ..exchange import Body, Exchange, Headers, Usage
@@ -26,48 +27,50 @@ _MARKS = {"tool_call": "→ ", "tool_result": "← ", "media": "▣ ", "code": "
 
 def facts(exchange: Exchange) -> Group:
     """What happened, in a few lines."""
-    return Group(*(line for line in _fact_lines(exchange) if line.plain))
-
-
-def _fact_lines(exchange: Exchange) -> Iterable[Text]:
     moment = local_time(exchange.started_ns)
-    yield Text(f"{exchange.id}", "bold cyan").append(
-        f"  {moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03} {moment:%z}", "dim"
-    )
-    yield _fact("asked", f"{exchange.method} {exchange.target}")
-    yield _answered(exchange)
+    head = Text(str(exchange.id), "bold cyan")
+    head.append(f"  {moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03} {moment:%z}", "dim")
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in _facts(exchange):
+        if text.plain:
+            grid.add_row(name, text)
+    return Group(head, grid)
+
+
+def _facts(exchange: Exchange) -> Iterable[tuple[str, Text]]:
+    yield "asked", _fact(f"{exchange.method} {exchange.target}")
+    yield "answered", _answered(exchange)
     failure = exchange.failure
     if failure is not None:
-        yield _fact("failed", f"{failure.kind.value.replace('_', ' ')}: {failure.detail}", "red")
-    yield _fact("model", _model(exchange))
-    yield _fact("client", f"{exchange.user_agent or 'unnamed'} at {exchange.client_address}{_credential(exchange)}")
-    yield _fact("thread", _thread(exchange))
-    yield _fact("time", _times(exchange))
-    yield _fact("tokens", _tokens(exchange.usage, exchange))
+        yield "failed", _fact(f"{failure.kind.value.replace('_', ' ')}: {failure.detail}", "red")
+    yield "model", _fact(_model(exchange))
+    yield "client", _fact(f"{exchange.user_agent or 'unnamed'} at {exchange.client_address}{_credential(exchange)}")
+    yield "thread", _fact(_thread(exchange))
+    yield "time", _fact(_times(exchange))
+    yield "tokens", _fact(_tokens(exchange.usage, exchange))
     if exchange.tunnel_bytes_up is not None or exchange.tunnel_bytes_down is not None:
         up, down = bytes_text(exchange.tunnel_bytes_up), bytes_text(exchange.tunnel_bytes_down)
-        tunnel = f"{up} up, {down} down; messages are not decoded"
-        yield _fact("tunnel", tunnel)
-    yield _fact("unread", exchange.decode_error or "", "yellow")
+        yield "tunnel", _fact(f"{up} up, {down} down; messages are not decoded")
+    yield "unread", _fact(exchange.decode_error or "", "yellow")
 
 
-def _fact(name: str, text: str, style: str = "") -> Text:
-    return Text(f"{name:<8}", "dim").append(one_line(text, 2000), style) if text else Text()
+def _fact(text: str, style: str = "") -> Text:
+    return Text(one_line(text, 2000), style)
 
 
 def _answered(exchange: Exchange) -> Text:
     response = exchange.response
     if response is None:
         served = exchange.status
-        return _fact("answered", f"{served} by the proxy" if served else "nothing", "red")
+        return Text(f"{served} by the proxy" if served else "nothing", "red")
     style = "green" if response.status < 400 else "red"
-    reason = response.reason.decode("latin-1")
     chunks = len(response.chunks)
     rest = f"{bytes_text(response.body.size)} in {chunks} chunk{'' if chunks == 1 else 's'}, {exchange.stream_shape}"
     finish = f", {exchange.finish_reason}" if exchange.finish_reason else ""
-    return _fact("answered", f"{response.status} {reason}", style).append(
-        one_line(f"  {rest}{finish}", 400).rjust(0), "dim"
-    )
+    line = _fact(f"{response.status} {response.reason.decode('latin-1')}", style)
+    return line.append("  ").append(one_line(rest + finish), "dim")
 
 
 def _model(exchange: Exchange) -> str:
@@ -116,23 +119,28 @@ def _tokens(usage: Usage | None, exchange: Exchange) -> str:
 def conversation(rendering: Rendering, *, earlier: int, full: bool) -> Group:
     """The turns of the request from number `earlier` on, and the answer."""
     lines: list[Text | Padding] = []
+    if rendering.parameters or rendering.tools:
+        lines.append(Text())
     if rendering.parameters:
-        lines.append(_fact("with", ", ".join(f"{name}={value}" for name, value in rendering.parameters)))
+        lines.append(_setting("with", (f"{name}={value}" for name, value in rendering.parameters)))
     if rendering.tools:
-        lines.append(_fact("tools", ", ".join(rendering.tools)))
+        lines.append(_setting("tools", rendering.tools))
     if earlier:
-        lines.append(
-            Text(f"\n… {earlier} earlier turn{'' if earlier == 1 else 's'} as in the parent (--full shows all)", "dim")
-        )
+        turns = f"{earlier} earlier turn{'' if earlier == 1 else 's'}"
+        lines.append(Text(f"\n… {turns} as in the parent (--full shows all)", "dim"))
     for turn in (*rendering.request[earlier:], *rendering.response):
         lines += _turn(turn, full)
     return Group(*lines)
 
 
+def _setting(name: str, values: Iterable[str]) -> Text:
+    return Text(f"{name} ", "dim").append_text(_fact(", ".join(values)))
+
+
 def _turn(turn: Turn, full: bool) -> Iterable[Text | Padding]:
     yield Text(f"\n{one_line(turn.role, 40)}", ROLE_STYLES.get(turn.role, "bold"))
     for block in turn.blocks:
-        yield Padding(_block(block, full), (0, 0, 0, 2))
+        yield Padding(_block(block, full), (0, 0, 0, 2), expand=False)
 
 
 def _block(block: Block, full: bool) -> Text:
@@ -193,8 +201,10 @@ def raw(title: str, plain: bytes, body: Body, *, full: bool) -> Group:
 
 def body_notes(body: Body) -> str:
     """What the record of a body lacks; empty for a whole one."""
-    if not body.complete:
+    if not body.complete and len(body.data) < body.size:
         return f"only the first {bytes_text(len(body.data))} of {bytes_text(body.size)} are kept"
+    if not body.complete:
+        return f"it broke off after {bytes_text(body.size)}"
     return "credentials inside were replaced by fingerprints" if body.redacted else ""
 
 

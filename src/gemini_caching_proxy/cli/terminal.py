@@ -43,9 +43,16 @@ def _picture(match: re.Match[str]) -> str:
     return "\u2421" if code == 0x7F else f"<U+{code:04X}>"
 
 
-def output() -> Console:
+class Output(Console):
+    """A console that leaves it to the program to end when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def output() -> Output:
     """Standard output for people. Colour only on a terminal, and not with `NO_COLOR`."""
-    return Console(
+    return Output(
         markup=False,
         highlight=False,
         emoji=False,
