@@ -191,14 +191,19 @@ class ArrayParser:
         """Where in the buffer the present item starts."""
         self._too_large = False
         self._started = False
+        self._no_array = False
+        self._trailing = False
+        """Whether something after the array was told."""
 
     def __repr__(self) -> str:
         return f"<ArrayParser at {self._base}, depth {self._depth}, {len(self._buffer)} bytes wait>"
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The items that `chunk` completes."""
-        self._buffer += chunk
         events: list[Event] = []
+        if self._no_array:
+            return events
+        self._buffer += chunk
         if self._started or self._open():
             self._scan(events)
         self._forget()
@@ -209,6 +214,8 @@ class ArrayParser:
         events: list[Event] = []
         if not self._started:
             self._problem("there is no array")
+        elif self._no_array:
+            pass
         elif not self.closed:
             self._problem("the array does not end")
             if self._item is not None:
@@ -231,7 +238,7 @@ class ArrayParser:
             self._scanned = start + 1
             return True
         self._problem(f"the stream does not start with an array (byte {self._base + start})")
-        self.closed = True
+        self._no_array = True
         self._scanned = len(self._buffer)
         return False
 
@@ -245,7 +252,8 @@ class ArrayParser:
             if self._in_string:
                 self._scan_string()
             elif self.closed:
-                if (rest := self._past_blanks(self._scanned)) < size:
+                if not self._trailing and (rest := self._past_blanks(self._scanned)) < size:
+                    self._trailing = True
                     self._problem(f"something follows the array (byte {self._base + rest})")
                 self._scanned = size
             else:
