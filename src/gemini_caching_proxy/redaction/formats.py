@@ -1,15 +1,15 @@
 """Credentials that can be told by their shape, and how they are found in bytes.
 
 Finding is two steps: `needles.py` looks for the rare literals that every format holds, and only where one stands is
-the format's pattern tried (RE2, anchored there), so harmless bytes cost a fraction of a nanosecond each. A format counts
-only at a clean start, never inside a longer run of word characters such as base64.
+the format's pattern tried (RE2, anchored there), so harmless bytes cost a fraction of a nanosecond each. A format
+counts only at a clean start, never inside a longer run of word characters such as base64.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,10 +30,11 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 _ESCAPED = frozenset(b"nrtbf")
 
 
-def _compile(pattern: str) -> Any:
+def _compile(pattern: str, *, longest: bool = False) -> Any:
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.never_capture = True
+    options.longest_match = longest
     options.log_errors = False
     return re2.compile(pattern.encode("ascii"), options)
 
@@ -97,6 +98,7 @@ _BEARER = r"(?:[0-9A-Za-z._~+/=-]|\\/|\\u002[bB]|\\u003[dD])"
 _PEM_HEAD = r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 _PEM_BODY = r"(?:[0-9A-Za-z+/=\s:,.\\]|-[0-9A-Za-z])"
 _PEM_TAIL = r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+_PEM_TAIL_BEGUN = r"(?:-{0,4}|-----(?:E|EN|END[A-Z0-9 ]{0,60}-{0,4})?)"
 _PEM_LINES = r"(?:(?:\\+[nrt]|\s)*[0-9A-Za-z+/=]{16,})+"
 
 FORMATS: Final = (
@@ -167,7 +169,7 @@ FORMATS: Final = (
         "-----BEGIN … PRIVATE KEY-----",
         (b"-----BEGIN",),
         f"{_PEM_HEAD}(?:{_PEM_BODY}*?{_PEM_TAIL}|{_PEM_LINES})",
-        f"{_PEM_HEAD}{_PEM_BODY}*(?:-----END[A-Z0-9 ]{{0,60}}-{{0,4}}|-{{0,5}})|-----BEGIN[A-Z0-9 ]{{0,60}}-{{0,4}}",
+        f"{_PEM_HEAD}{_PEM_BODY}*{_PEM_TAIL_BEGUN}|-----BEGIN[A-Z0-9 ]{{0,60}}-{{0,4}}",
         hold=PEM_HOLD,
         clean_start=False,
         run=frozenset(),
@@ -201,6 +203,10 @@ DOCUMENTED_FORMATS: Final = tuple((each.name, each.example, each.pattern) for ea
 LITERALS: Final = tuple(dict.fromkeys(literal for each in FORMATS for literal in each.literals))
 
 
+Search = Callable[[bytes], list[tuple[int, int, int]]]
+"""Finds literals: (which, start, end) of each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A credential at `data[start:end]`."""
@@ -218,7 +224,7 @@ class _Compiled:
 
     def __init__(self, source: Format) -> None:
         self.pattern = _compile(source.pattern)
-        self.partial = _compile(source.partial)
+        self.partial = _compile(source.partial, longest=True)
         self.literals, self.hold, self.keep = source.literals, source.hold, source.keep
         self.run, self.rest, self.closed_by = source.run, source.rest, source.closed_by
         self.clean_start, self.check = source.clean_start, source.check
@@ -232,6 +238,7 @@ class FormatFinder:
         self._by_literal = {
             literal: tuple(each for each in compiled if literal in each.literals) for literal in LITERALS
         }
+        self._patience = {literal: max(each.hold for each in uses) for literal, uses in self._by_literal.items()}
         self._any = _compile("|".join(f"(?:{each.pattern})" for each in FORMATS))
 
     def find(
@@ -244,7 +251,7 @@ class FormatFinder:
         """
         found: list[Found] = []
         reached = 0
-        for place, literal in self._thinned(data, places):
+        for place, literal in places:
             if place < reached:
                 continue
             for each in self._by_literal[literal]:
@@ -258,15 +265,17 @@ class FormatFinder:
                 break
         return found, len(data)
 
-    def _thinned(self, data: bytes, places: list[tuple[int, bytes]]) -> Iterable[tuple[int, bytes]]:
-        if len(places) <= DENSE:
-            return places
-        return self._thinned_dense(data, places)
-
-    def _thinned_dense(self, data: bytes, places: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-        wanted = {match.start() for match in self._any.finditer(data)}
-        still_open = len(data) - PEM_HOLD
-        return (each for each in places if each[0] in wanted or each[0] >= still_open)
+    def dense_places(self, data: bytes, search: Search) -> list[tuple[int, bytes]]:
+        """Places worth judging in data that is full of literals; `search` finds literals."""
+        places = {(match.start(), _literal_at(data, match.start())) for match in self._any.finditer(data)}
+        size = len(data)
+        tail = max(0, size - PEM_HOLD)
+        for _, start, end in search(data[tail:]):
+            place = tail + start
+            literal = data[place : tail + end]
+            if size - place <= self._patience[literal]:
+                places.add((place, literal))
+        return sorted(places)
 
     def _judge(
         self, each: _Compiled, data: bytes, place: int, before: bytes, *, final: bool, cut: bool
@@ -292,6 +301,10 @@ class FormatFinder:
         return Found(secret_at, end)
 
 
+def _literal_at(data: bytes, place: int) -> bytes:
+    return next(literal for literal in LITERALS if data.startswith(literal, place))
+
+
 def starts_clean(data: bytes, place: int, before: bytes) -> bool:
     """Whether a credential may start here: not inside a run, except right behind a JSON or percent escape."""
     if place < CONTEXT_BYTES:
@@ -303,9 +316,7 @@ def starts_clean(data: bytes, place: int, before: bytes) -> bool:
         return True
     if place >= 3 and data[place - 3] == 0x25 and data[place - 2] in _HEX and data[place - 1] in _HEX:
         return True
-    return (
-        place >= 6 and data[place - 6 : place - 4] == b"\\u" and all(byte in _HEX for byte in data[place - 4 : place])
-    )
+    return place >= 6 and data[place - 6 : place - 4] == b"\\u" and _HEX.issuperset(data[place - 4 : place])
 
 
 def _mostly_there(part: bytes) -> bool:

@@ -15,7 +15,7 @@ from urllib.parse import quote_from_bytes
 
 from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
-from .formats import LITERALS, FormatFinder, Found
+from .formats import DENSE, LITERALS, FormatFinder, Found, Search
 
 HEAD_BYTES: Final = 16
 SHORTEST_SECRET: Final = 8
@@ -90,9 +90,7 @@ class Needles:
         self.last_bytes = frozenset(start[-1] for start in self._starts)
         """Bytes with which something may begin at the end of data."""
         first = self._searches[0].find_matches_as_indexes
-        self.search: Callable[[bytes], list[tuple[int, int, int]]] = (
-            first if len(self._searches) == 1 else self._search_all
-        )
+        self.search: Search = first if len(self._searches) == 1 else self._search_all
         """Where something may stand; most often nowhere."""
 
     def _search_all(self, data: bytes) -> list[tuple[int, int, int]]:
@@ -114,13 +112,21 @@ class Needles:
         elif cut:
             found += self._cut_off(data)
         if self._finder is not None and hits:
-            # A head of ours may cover a literal: ask for the literals alone then.
-            places = self._literals.find_matches_as_indexes(data) if own else hits
-            named = [(start, data[start:end]) for _, start, end in sorted(places, key=_by_start)]
-            shaped, undecided = self._finder.find(data, named, before, final=final, cut=cut)
+            places = self._places(self._finder, data, hits, own)
+            shaped, undecided = self._finder.find(data, places, before, final=final, cut=cut)
             found += [(each, self._fingerprint(data[each.start : each.end])) for each in shaped]
             wait = min(wait, undecided)
         return _disjoint(found, wait)
+
+    def _places(
+        self, finder: FormatFinder, data: bytes, hits: list[tuple[int, int, int]], own: bool
+    ) -> list[tuple[int, bytes]]:
+        """Literals and where they stand, in order."""
+        if len(hits) > DENSE:
+            return finder.dense_places(data, self._literals.find_matches_as_indexes)
+        if own:  # one of our heads may cover a literal: ask for the literals alone
+            hits = self._literals.find_matches_as_indexes(data)
+        return sorted((start, data[start:end]) for _, start, end in hits)
 
     def _own(self, data: bytes) -> list[tuple[Found, bytes]]:
         found = []
@@ -159,10 +165,6 @@ def _begun_form(form: bytes, data: bytes) -> int:
             return at
         at = data.find(form[:1], at + 1)
     return size
-
-
-def _by_start(hit: tuple[int, int, int]) -> int:
-    return hit[1]
 
 
 def _disjoint(found: list[tuple[Found, bytes]], wait: int) -> tuple[list[tuple[Found, bytes]], int]:

@@ -53,7 +53,7 @@ class Redactor:
     """Replaces secrets by fingerprints. One per process; safe to share between threads for `text`."""
 
     def __init__(self, key: bytes, *, record_headers: Iterable[str] = (), bodies: bool = True) -> None:
-        """`key`: 32 bytes. `record_headers`: more names to write as they are. `bodies`: look for known formats there."""
+        """`key`: 32 bytes. `record_headers`: more names to write as they are. `bodies`: look for formats in bodies."""
         self._fingerprints = Fingerprints(key)
         self._recorded = frozenset(name.lower() for name in record_headers)
         self._finder = FormatFinder()

@@ -1,7 +1,8 @@
 """Takes secrets out of one body as it streams by.
 
-Invariant: whatever the chunks, what comes out is what would come out of the whole body in one chunk; a chunk's end is
-held back only while it may be the start of a secret.
+Invariant: whatever the chunks, what comes out is what would come out of the whole body in one chunk (but for secrets
+longer than the patience of their format, whose fingerprint is then that of their beginning); a chunk's end is held back
+only while it may be the start of a secret.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class BodyScrubber:
             return data
         hits = self._search(data)
         if not hits and data[-1] not in self._needles.last_bytes:
-            self._before = data[-CONTEXT_BYTES:]
+            self._before = data[-CONTEXT_BYTES:] if len(data) >= CONTEXT_BYTES else self._context(data)
             return data
         return self._scrub(data, hits, final=False)
 
@@ -49,7 +50,7 @@ class BodyScrubber:
         self._held = data[wait:]
         if not found:
             data = data[:wait]
-            self._before = (self._before + data)[-CONTEXT_BYTES:]
+            self._before = self._context(data)
             return data
         self.redacted = True
         pieces: list[bytes] = []
@@ -59,11 +60,15 @@ class BodyScrubber:
             at = each.end
         self._eating = found[-1][0].rest if at == wait else frozenset()
         pieces.append(data[at:wait])
-        self._before = data[max(0, wait - CONTEXT_BYTES) : wait]
+        self._before = self._context(data[:wait])
         return b"".join(pieces)
+
+    def _context(self, data: bytes) -> bytes:
+        """What precedes the next data once `data` has gone out."""
+        return (self._before + data[-CONTEXT_BYTES:])[-CONTEXT_BYTES:]
 
     def _eat(self, data: bytes) -> bytes:
         rest = data.lstrip(bytes(self._eating))
         if rest:
-            self._eating = frozenset()
+            self._eating, self._before = frozenset(), b""
         return rest
