@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 
 from ..errors import StoreCorrupt, StoreUnavailable
@@ -32,12 +33,14 @@ async def tail(settings: Settings, filters: Filters, limit: int, json: bool) -> 
                 note(f"Waiting for the first exchange in {settings.data_dir} …")
             told = True
         else:
+            # Taken before the file is opened: a file that is put in its place afterwards must be noticed.
+            identity = _identity(settings)
             try:
                 async with reading(settings) as store:
                     query = await filters.resolved(store)
                     if position is None:
                         position = await _history(store, query, limit, sink)
-                    position = await _follow(store, query, position, sink, settings)
+                    position = await _follow(store, query, position, sink, lambda: _identity(settings) == identity)
             except StoreCorrupt:
                 raise
             except StoreUnavailable as error:
@@ -77,10 +80,11 @@ async def _history(store: ExchangeStore, query: Query, limit: int, sink: _Sink) 
     return position
 
 
-async def _follow(store: ExchangeStore, query: Query, position: int, sink: _Sink, settings: Settings) -> int:
-    """Show what comes in, until the file is another one or gone; gives how far that was."""
-    identity = _identity(settings)
-    while _identity(settings) == identity:
+async def _follow(
+    store: ExchangeStore, query: Query, position: int, sink: _Sink, still_there: Callable[[], bool]
+) -> int:
+    """Show what comes in as long as the file is `still_there`; gives where to begin in the one that takes its place."""
+    while still_there():
         newest = await store.last_sequence()
         while newest > position:
             batch = await store.after(position, query)
