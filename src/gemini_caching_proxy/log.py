@@ -71,6 +71,12 @@ def configure_logging(level: LogLevel, format: LogFormat, redactor: Scrubber) ->
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    # For code that asks structlog itself for a logger.
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

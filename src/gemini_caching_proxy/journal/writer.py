@@ -39,6 +39,8 @@ FRAME_BYTES: Final = MIB
 """A frame is closed once its payload is about this long."""
 RETRY_S: Final = 0.02
 """Pause before another segment is opened after none could be written."""
+QUIET_S: Final = 1.0
+"""Least time between two messages about lost exchanges."""
 
 _log = get_logger(__name__)
 
@@ -70,6 +72,7 @@ class JournalWriter:
         self._fd = -1
         self._offset = 0
         self._retry_at = 0.0
+        self._quiet_until = 0.0
         self._pending: list[Record] = []
         self._lost: set[bytes] = set()
         """Ids of exchanges that lost a record and have not ended."""
@@ -152,7 +155,7 @@ class JournalWriter:
             self._lose(records, reason)
             return False
         if self._gap is not None:
-            _log.info("journal recovered", journal=self.name, lost=self._gap.exchanges)
+            self._say("journal keeps exchanges again", lost=self._gap.exchanges)
             self._gap = None
         return True
 
@@ -239,7 +242,7 @@ class JournalWriter:
         now = time.time_ns()
         if self._gap is None:
             self._gap = Gap(exchanges=0, first_ns=now, last_ns=now, reason=reason)
-            _log.error("journal cannot keep exchanges", journal=self.name, reason=reason)
+            self._say("journal cannot keep exchanges", reason=reason)
         gap = self._gap
         for record in records:
             if isinstance(record, Gap):
@@ -253,6 +256,13 @@ class JournalWriter:
                     gap.begun.append(record.id)
             if isinstance(record, End):
                 self._lost.discard(record.id)
+
+    def _say(self, event: str, **details: object) -> None:
+        """Log, but not for every frame where room comes and goes."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_S
+            _log.error(event, journal=self.name, gap_exchanges=self.gap_exchanges, **details)
 
     def _without_lost(self, records: list[Record]) -> list[Record]:
         kept = []

@@ -104,7 +104,7 @@ class Redactor:
         """A line for people (logs, error details) without known formats, secret parameters and remembered secrets."""
         data = text.encode("utf-8", "surrogatepass")
         clean = data
-        for secret, forms in self._recent.copy().items():
+        for secret, forms in tuple(self._recent.items()):
             for form in forms:
                 if form in clean:
                     clean = clean.replace(form, self._fingerprints.of(secret))
