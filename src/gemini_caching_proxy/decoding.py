@@ -87,7 +87,9 @@ def _threadless(operation: str) -> bool:
 
 def _price(exchange: Exchange, decoded: Decoded) -> Price | None:
     model = decoded.model_version or exchange.model or decoded.model
-    return price(model, decoded.usage, exchange.provider) if model and decoded.usage else None
+    if not model or decoded.usage is None:
+        return None
+    return price(model, decoded.usage, exchange.provider, at_ns=exchange.started_ns)
 
 
 def _pieces(pieces: tuple[Piece, ...], headers: Headers, body: Body) -> tuple[Piece, ...]:
