@@ -150,7 +150,7 @@ class Call:
                 lines.append(CHUNKED_LINE)
             else:
                 ends_by_close = True
-        elif shape.keep_alive and not shape.minor_version:
+        if shape.keep_alive and not shape.minor_version and not ends_by_close:
             lines.append(b"Connection: keep-alive\r\n")
         if self.cors:
             lines.append(self.cors)
@@ -160,8 +160,10 @@ class Call:
         return AnswerHead(b"".join(lines), recorded, chunked, ends_by_close)
 
     def _add_special(self, lines: list[bytes], field: Field, answer: Answer) -> None:
-        if field.kind == Kind.LENGTH and not answer.chunked:
-            lines.append(field.line)
+        if field.kind == Kind.LENGTH:
+            # Not where RFC 9110 section 8.6 forbids it: a client might wait for the bytes.
+            if not answer.chunked and answer.status not in (101, 204):
+                lines.append(field.line)
         elif field.kind == Kind.URL:
             lines.append(self._rewritten(field))
         elif field.kind == Kind.CORS and not self.cors:

@@ -18,11 +18,13 @@ from .relay.outbound import Outbound
 from .relay.tunnel import Tunnel
 from .relay.upstream import Answer, Pool
 
+STOPPED = "The proxy was stopped."
+
 
 class Passage(Outbound):
     """One request on its way through."""
 
-    __slots__ = ("_call", "_capture", "_client", "_done", "_head", "_passages", "_policy", "_tunnel")
+    __slots__ = ("_call", "_capture", "_client", "_done", "_head", "_interrupted", "_passages", "_policy", "_tunnel")
 
     def __init__(
         self,
@@ -44,13 +46,17 @@ class Passage(Outbound):
         self._tunnel: Tunnel | None = None
         self._head: AnswerHead | None = None
         self._done = False
+        self._interrupted = False
         passages.add(self)
 
     # What the client's connection calls
 
     def client_data(self) -> None:
         request = self._request
-        pieces, request.pieces = request.pieces, []
+        pieces: list[bytes] = []
+        if not self._shape.websocket:
+            # What follows a handshake stays there for the tunnel.
+            pieces, request.pieces = request.pieces, pieces
         capture = self._capture
         if self._done:
             return
@@ -113,8 +119,9 @@ class Passage(Outbound):
     def upstream_switched(self, answer: Answer, rest: bytes) -> None:
         capture, client, upstream = self._capture, self._client, self._upstream
         assert capture is not None
-        assert client is not None
         assert upstream is not None
+        if client is None:
+            return
         self._head = head = self._call.answer_head(answer)
         capture.response_head(101, answer.reason, head.recorded, None)
         early, self._request.pieces = self._request.pieces, []
@@ -149,10 +156,11 @@ class Passage(Outbound):
         """The worker stops: end now, and say so in the record."""
         self.drop_upstream()
         if self._tunnel is not None:
+            self._interrupted = True
             self._tunnel.abort()
         elif not self._done:
             client, self._client = self._client, None
-            self._record_end(FailureKind.INTERRUPTED, "The proxy was stopped.")
+            self._record_end(FailureKind.INTERRUPTED, STOPPED)
             if client is not None:
                 client.abort()
 
@@ -198,4 +206,7 @@ class Passage(Outbound):
         self._passages.discard(self)
         if self._capture is not None:
             self._capture.tunnel(up, down)
-            self._capture.end()
+            if self._interrupted:
+                self._capture.end(FailureKind.INTERRUPTED, STOPPED)
+            else:
+                self._capture.end()

@@ -109,11 +109,11 @@ class Reception:
     def _answered_here(self, client: ClientConnection, shape: Shape, target: bytes, cors: bytes) -> bool:
         if shape.preflight and shape.origin and shape.method == b"OPTIONS":
             client.finish(self._gate.preflight_answer(shape, cors))
-        elif target == b"/healthz" and shape.method == b"GET":
-            client.finish(json_message(200, {"status": "live"}))
-        elif target == b"/readyz" and shape.method == b"GET":
+        elif target == b"/healthz" and shape.method in (b"GET", b"HEAD"):
+            client.finish(json_message(200, {"status": "live"}, head_only=shape.method == b"HEAD"))
+        elif target == b"/readyz" and shape.method in (b"GET", b"HEAD"):
             ready, report = self._readiness()
-            client.finish(json_message(200 if ready else 503, report))
+            client.finish(json_message(200 if ready else 503, report, head_only=shape.method == b"HEAD"))
         else:
             return False
         return True

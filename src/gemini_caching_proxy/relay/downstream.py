@@ -16,11 +16,22 @@ from typing import Protocol, cast
 
 import httptools
 
-from gemini_caching_proxy.errors import MalformedRequest, MethodRefused, Overloaded, RequestRejected, RequestTimedOut
+from gemini_caching_proxy.errors import (
+    HeadersTooLarge,
+    MalformedRequest,
+    MethodRefused,
+    Overloaded,
+    RequestRejected,
+    RequestTimedOut,
+)
 
 from .http1 import CONTINUE, FieldTable, Request, ShapeTable, error_message, oversize, rebuild_head
 
 LINGER_SECONDS = 2.0
+"""How long a client that was answered early may pause in what it still sends, which is thrown away."""
+LINGER_SECONDS_MOST = 30.0
+EARLY_BYTES_MOST = 64 * 1024
+"""Sent behind a WebSocket handshake before it was answered; beyond it the client waits."""
 
 
 class Passage(Protocol):
@@ -96,6 +107,8 @@ class ClientConnection(asyncio.Protocol):
         "_fields",
         "_finished",
         "_head_bytes",
+        "_head_deadline",
+        "_linger_end",
         "_lingering",
         "_parser",
         "_passage",
@@ -105,6 +118,8 @@ class ClientConnection(asyncio.Protocol):
         "_refusal",
         "_requests",
         "_shared",
+        "_switching",
+        "_writing_paused",
         "deadline",
         "peer",
         "transport",
@@ -120,10 +135,15 @@ class ClientConnection(asyncio.Protocol):
         self._passage: Passage | None = None
         self._refusal: RequestRejected | None = None
         self._head_bytes = 0
+        """Bytes read since a message began, or since the last piece of its body."""
+        self._head_deadline = math.inf
         self._read_size = 0
         self._advancing = False
         self._begun = False
         self._lingering = False
+        self._linger_end = 0.0
+        self._switching = False
+        self._writing_paused = False
         self._finished = False
         self._paused_for_upstream = False
         self._paused_for_pipeline = False
@@ -156,6 +176,10 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
+            self.deadline = min(monotonic() + LINGER_SECONDS, self._linger_end)
+            return
+        if self._switching:
+            self._take_early(data)
             return
         self._read_size = len(data)
         self._head_bytes += len(data)
@@ -167,8 +191,8 @@ class ClientConnection(asyncio.Protocol):
             self._refusal = MethodRefused("The request method is not known.")
         except httptools.HttpParserError as error:
             self._refusal = self._refusal or MalformedRequest(f"The request is not valid HTTP/1.1: {error}.")
-        if self._begun and self._current.shape is None and self._refusal is None:
-            self._refusal = oversize(self._current, self._shared.shapes.limits, self._head_bytes)
+        if self._begun and self._refusal is None:
+            self._refusal = self._excess()
         self._advance()
 
     def eof_received(self) -> bool:
@@ -180,14 +204,24 @@ class ClientConnection(asyncio.Protocol):
         self._client_left()
 
     def pause_writing(self) -> None:
+        self._writing_paused = True
         self.deadline = monotonic() + self._shared.write_timeout
         if self._passage is not None:
             self._passage.client_paused(True)
 
     def resume_writing(self) -> None:
-        self._set_deadline()
+        self._writing_paused = False
         if self._passage is not None:
             self._passage.client_paused(False)
+        if self._finished:
+            return
+        if not self._requests:
+            self.deadline = monotonic() + self._shared.keepalive_timeout
+        elif self._passage is None and not self._advancing:
+            # It waited for the answer before it to be read.
+            self._advance()
+        else:
+            self._set_deadline()
 
     # Parser callbacks
 
@@ -196,7 +230,7 @@ class ClientConnection(asyncio.Protocol):
         self._requests.append(self._current)
         self._begun = True
         self._head_bytes = self._read_size
-        self.deadline = monotonic() + self._shared.header_timeout
+        self._head_deadline = monotonic() + self._shared.header_timeout
 
     def on_url(self, url: bytes) -> None:
         self._current.target += url
@@ -219,16 +253,22 @@ class ClientConnection(asyncio.Protocol):
         except RequestRejected as error:
             self._refusal = error
             raise
+        assert request.shape is not None
+        if request.shape.websocket and not parser.should_upgrade():
+            self._refusal = MalformedRequest("The WebSocket handshake cannot be understood.")
+            raise self._refusal
+        self._head_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         self._current.pieces.append(body)
+        self._head_bytes = 0
 
     def on_message_complete(self) -> None:
         request = self._current
         shape = request.shape
         assert shape is not None
         # llhttp skips the body of a message that offers an upgrade; `_upgrade_offered` sees to it.
-        request.complete = not shape.upgrade or shape.websocket
+        request.complete = not shape.upgrade or shape.websocket or not self._parser.should_upgrade()
         self._begun = False
 
     # What a passage calls
@@ -242,10 +282,21 @@ class ClientConnection(asyncio.Protocol):
         request = self._requests.popleft()
         self._passage = None
         shape = request.shape
+        if self._switching and request is self._current:
+            # The switch was declined; what was sent in hope of it belongs to nobody.
+            self._switching = False
+            self._parser = httptools.HttpRequestParser(self)
+            close = close or bool(request.pieces)
         if close or shape is None or not shape.keep_alive or not request.complete or self._shared.closing:
-            self._end(lingering=not request.complete)
+            self._end(lingering=not request.complete or bool(self._requests) or self._refusal is not None)
             return
-        self.deadline = monotonic() + self._shared.keepalive_timeout
+        if not self._writing_paused:
+            self.deadline = monotonic() + self._shared.keepalive_timeout
+        if self._requests and self._requests[0].shape is None:
+            self._head_deadline = monotonic() + self._shared.header_timeout
+        if self._paused_for_upstream:
+            # The upstream that was slow to read is gone.
+            self.pause_reading(False)
         if self._advancing:
             return
         if self._requests or self._refusal is not None:
@@ -271,12 +322,14 @@ class ClientConnection(asyncio.Protocol):
         if hard:
             self.transport.abort()
         else:
-            self.transport.close()
+            self._close()
 
     def pause_reading(self, paused: bool) -> None:
         """Hold the client's body back while the upstream is slower."""
-        self._paused_for_upstream = paused
-        self._apply_reading()
+        if self._paused_for_upstream != paused:
+            self._paused_for_upstream = paused
+            self._apply_reading()
+            self._set_deadline()
 
     def detach(self) -> asyncio.Transport:
         """Give the transport away, for a tunnel."""
@@ -289,16 +342,18 @@ class ClientConnection(asyncio.Protocol):
     def close(self) -> None:
         """End after what was written has left."""
         self._finished = True
-        self.transport.close()
+        self._close()
 
     def expire(self) -> None:
         """The deadline has passed."""
         request = self._requests[0] if self._requests else None
-        if self._lingering or request is None:
-            self.transport.abort() if self._lingering else self.close()
+        if self._lingering or self._writing_paused or self.transport.is_closing():
+            self.transport.abort()
+        elif request is None:
+            self.close()
         elif request.shape is None:
             self._refuse(RequestTimedOut(f"The request head took longer than {self._shared.header_timeout:g} s."))
-        elif not request.complete and self._passage is not None and not self._paused_for_upstream:
+        elif not request.complete and self._passage is not None:
             self._break(RequestTimedOut(f"The request body paused for over {self._shared.body_timeout:g} s."))
         else:
             self.transport.abort()
@@ -315,6 +370,8 @@ class ClientConnection(asyncio.Protocol):
             if shape is None:
                 break
             if self._passage is None:
+                if self._writing_paused or self._is_refused(request):
+                    break
                 if shape.expects_continue and not request.complete and not request.pieces and shape.minor_version:
                     self.write(CONTINUE)
                 passage = self._shared.start(self, request)
@@ -329,27 +386,45 @@ class ClientConnection(asyncio.Protocol):
         if self._refusal is not None and not self._finished:
             self._deliver_refusal()
         elif not self._finished:
-            if len(requests) > 1 or self._paused_for_pipeline:
-                self._paused_for_pipeline = len(requests) > 1
+            not_begun = bool(requests) and self._passage is None and requests[0].shape is not None
+            waiting = len(requests) > 1 or not_begun
+            if waiting or self._paused_for_pipeline:
+                self._paused_for_pipeline = waiting
                 self._apply_reading()
             self._set_deadline()
 
     def _set_deadline(self) -> None:
-        if not self._requests:
+        if not self._requests or self._writing_paused or self._finished:
             return
         request = self._requests[0]
         if request.shape is None:
-            self.deadline = monotonic() + self._shared.header_timeout
+            self.deadline = self._head_deadline
+        elif request.complete or self._paused_for_upstream:
+            self.deadline = math.inf
         else:
-            self.deadline = math.inf if request.complete else monotonic() + self._shared.body_timeout
+            self.deadline = monotonic() + self._shared.body_timeout
+
+    def _excess(self) -> RequestRejected | None:
+        """The error for a message of which too much came that is not body."""
+        limits = self._shared.shapes.limits
+        if self._current.shape is None:
+            return oversize(self._current, limits, self._head_bytes)
+        if self._head_bytes > limits.max_header_bytes or len(self._current.trailers) > limits.max_header_fields:
+            return HeadersTooLarge("The request's trailers or chunk extensions are too large.")
+        return None
+
+    def _is_refused(self, request: Request) -> bool:
+        """Whether what is wrong is wrong with this request, of which nothing was forwarded yet."""
+        return self._refusal is not None and request is self._current and not request.complete
 
     def _deliver_refusal(self) -> None:
         assert self._refusal is not None
         waiting = self._requests[0] if self._requests else None
-        if self._passage is None:
-            self._refuse(self._refusal)
-        elif waiting is self._current and not waiting.complete:
-            self._break(self._refusal)
+        if waiting is None or (waiting is self._current and not waiting.complete):
+            if self._passage is None:
+                self._refuse(self._refusal)
+            else:
+                self._break(self._refusal)
         else:
             # An earlier request is being answered: it goes first.
             self._paused_for_pipeline = True
@@ -369,13 +444,24 @@ class ClientConnection(asyncio.Protocol):
     def _upgrade_offered(self, rest: bytes) -> None:
         request = self._current
         if request.shape is not None and request.shape.websocket:
-            request.pieces.append(rest)
+            self._begun = False
+            self._switching = True
+            if rest:
+                self._take_early(rest)
             return
         # Any other upgrade is declined by answering over HTTP/1.1, as RFC 9110 section 7.8 allows.
         self._parser = httptools.HttpRequestParser(self)
         self._requests.pop()
         self._begun = False
         self.data_received(rebuild_head(request) + rest)
+
+    def _take_early(self, data: bytes) -> None:
+        """Keep what was sent behind a handshake that is not answered yet."""
+        pieces = self._current.pieces
+        pieces.append(data)
+        if sum(map(len, pieces)) > EARLY_BYTES_MOST:
+            self._paused_for_pipeline = True
+            self._apply_reading()
 
     def _client_left(self) -> None:
         passage, self._passage = self._passage, None
@@ -401,5 +487,10 @@ class ClientConnection(asyncio.Protocol):
             self._lingering = True
             self.transport.write_eof()
             self.deadline = monotonic() + LINGER_SECONDS
+            self._linger_end = monotonic() + LINGER_SECONDS_MOST
         else:
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.deadline = monotonic() + self._shared.write_timeout
+        self.transport.close()

@@ -8,6 +8,7 @@ programs send no Origin and are not affected. Judgements are remembered, so a kn
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ EXPOSED_HEADERS = (
     b"x-goog-upload-size-received, server-timing, x-gemini-service-tier, retry-after, proxy-status"
 )
 _MOST_REMEMBERED = 1024
+# `urlsplit` forgives more than a Host may hold.
+_HOST_FORM = re.compile(rb"[\w.\-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?", re.ASCII)
 
 
 class Gate:
@@ -93,16 +96,16 @@ class Gate:
         text = origin.decode("latin-1").lower()
         if text in self._origins:
             return True
-        parts = urlsplit(text)
-        if parts.scheme == "vscode-webview":
+        scheme, _, authority = text.partition("://")
+        if scheme == "vscode-webview":
             return True
-        return (
-            parts.scheme in ("http", "https") and (_host_name(parts.netloc.encode("latin-1")) or "") in LOOPBACK_NAMES
-        )
+        return scheme in ("http", "https") and _host_name(authority.encode("latin-1")) in LOOPBACK_NAMES
 
 
 def _host_name(host: bytes) -> str | None:
     """Lower-case name or address of `name[:port]`; None when it is not of that form."""
+    if not _HOST_FORM.fullmatch(host):
+        return None
     try:
         parts = urlsplit("//" + host.decode("ascii"))
         _ = parts.port

@@ -27,6 +27,8 @@ ERROR_DOMAIN: Final = "gemini-caching-proxy"
 CHUNKED_LINE: Final = b"Transfer-Encoding: chunked\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+MOST_REMEMBERED_BYTES: Final = 8192
+"""A larger head is worked out anew each time, so that strangers cannot fill the memory."""
 
 
 class Kind(IntEnum):
@@ -113,7 +115,7 @@ class FieldTable(dict[tuple[bytes, bytes], Field]):
             kind = Kind.DROP
         number = 0 if kind == Kind.LENGTH else next(self._numbers)
         field = Field(number, int(kind), b"%b: %b\r\n" % pair, (name, self._redact(name, value)), value)
-        if len(value) <= 1024:
+        if len(name) + len(value) <= 1024:
             if len(self) >= self._most:
                 self.clear()
             self[pair] = field
@@ -220,10 +222,11 @@ class ShapeTable:
         fields = request.fields
         key = (method, request.target, version, keep_alive, *[field[0] for field in fields])
         shape = self._shapes.get(key)
-        if shape is None or head_bytes > self.limits.max_header_bytes:
+        if shape is None:
             shape = settled_shape(request, method, version, self.limits, head_bytes)
             shape.keep_alive = keep_alive
-            if len(request.target) <= 1024:
+            # Heads that are large or hold a field which is not remembered would only fill the table.
+            if len(request.target) + sum(len(field.line) for field in fields) <= MOST_REMEMBERED_BYTES:
                 if len(self._shapes) >= self._most:
                     self._shapes.clear()
                 self._shapes[key] = shape
@@ -245,6 +248,8 @@ def settled_shape(request: Request, method: bytes, version: str, limits: Limits,
         raise too_large
     if method == b"CONNECT":
         raise MethodRefused("CONNECT is refused: this is a reverse proxy, use its address as the base URL.")
+    if method in _NOT_HTTP:
+        raise MethodRefused(f"{method.decode()} is no method of HTTP.")
     shape = Shape(method, request.target, int(version[2]), tuple(request.fields))
     hosts = 0
     for field in request.fields:
@@ -254,7 +259,13 @@ def settled_shape(request: Request, method: bytes, version: str, limits: Limits,
         raise MalformedRequest("A request needs exactly one Host header.")
     if shape.chunked and not shape.minor_version:
         raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
-    shape.websocket = shape.upgrade == b"websocket" and method == b"GET"
+    shape.websocket = (
+        shape.upgrade == b"websocket"
+        and method == b"GET"
+        and shape.minor_version == 1
+        and not shape.chunked
+        and b"upgrade" in connection_tokens(shape.connection)
+    )
     return shape
 
 
@@ -295,32 +306,50 @@ def oversize(request: Request, limits: Limits, head_bytes: int) -> RequestReject
     return None
 
 
-_NEVER_FORWARDED: Final = frozenset(
-    {Kind.DROP, Kind.CONNECTION, Kind.CODING, Kind.HOST, Kind.EXPECT, Kind.UPGRADE, Kind.CREDENTIAL}
+# llhttp also reads RTSP and Icecast requests, whose methods these are.
+_NOT_HTTP: Final = frozenset(
+    b"DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH SOURCE PRI".split()
 )
+_NEVER_FORWARDED: Final = frozenset({Kind.DROP, Kind.CONNECTION, Kind.CODING, Kind.HOST, Kind.EXPECT, Kind.UPGRADE})
+
+
+def connection_tokens(values: tuple[bytes, ...]) -> set[bytes]:
+    """What `Connection` fields list, in lower case."""
+    return {token.strip().lower() for value in values for token in value.split(b",")}
 
 
 def connection_named(values: tuple[bytes, ...]) -> set[bytes]:
     """Names of the fields that `Connection` declares hop-by-hop, besides the usual ones (RFC 9110 section 7.6.1)."""
-    named = {token.strip().lower() for value in values for token in value.split(b",")}
+    named = connection_tokens(values)
     return named - {b"", b"close", b"keep-alive", b"upgrade", b"content-length", b"host", b"transfer-encoding"}
 
 
 def forwarded_fields(shape: Shape, credentials: tuple[bytes, ...]) -> list[Field]:
     """The fields of a request that pass end to end, credentials only as far as they were chosen to."""
     named = connection_named(shape.connection)
-    return [
-        field
-        for field in shape.fields
-        if (field.kind not in _NEVER_FORWARDED or field.line in credentials) and field.recorded[0].lower() not in named
-    ]
+    wanted = list(credentials)
+    passing = []
+    for field in shape.fields:
+        if field.kind == Kind.CREDENTIAL:
+            if field.line in wanted:
+                # Once, however often the client repeats it.
+                wanted.remove(field.line)
+                passing.append(field)
+        elif field.kind not in _NEVER_FORWARDED and field.recorded[0].lower() not in named:
+            passing.append(field)
+    return passing
 
 
 def rebuild_head(request: Request) -> bytes:
     """The head again without its upgrade offer, for a parser that took it for a tunnel (RFC 9110 section 7.8)."""
-    assert request.shape is not None
+    shape = request.shape
+    assert shape is not None
     lines = [field.line for field in request.fields if field.kind not in (Kind.UPGRADE, Kind.CONNECTION)]
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.shape.method, request.target, b"".join(lines))
+    tokens = sorted(connection_tokens(shape.connection) - {b"", b"upgrade"})
+    if tokens:
+        lines.append(b"Connection: %b\r\n" % b", ".join(tokens))
+    version = b"HTTP/1.%d" % shape.minor_version
+    return b"%b %b %b\r\n%b\r\n" % (shape.method, request.target, version, b"".join(lines))
 
 
 def trailer_section(trailers: list[tuple[bytes, bytes]]) -> bytes:
@@ -363,13 +392,18 @@ def error_message(error: WireError, *, extra: bytes = b"", close: bool, head_onl
     return head + extra + b"\r\n" + (b"" if head_only else body)
 
 
-def json_message(status: int, document: object, *, extra: bytes = b"") -> bytes:
+def json_message(status: int, document: object, *, head_only: bool = False) -> bytes:
     """A whole HTTP/1.1 response with a JSON body, for answers that are ours."""
     body = json.dumps(document).encode()
-    return (
-        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: %d\r\n%b\r\n%b"
-        % (status, _REASONS.get(status, "OK").encode(), len(body), extra, body)
+    head = (
+        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n"
+        % (
+            status,
+            _REASONS.get(status, "OK").encode(),
+            len(body),
+        )
     )
+    return head if head_only else head + body
 
 
 _REASONS = {

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
@@ -45,8 +45,8 @@ class Origin:
 
     def path_of(self, url: bytes) -> bytes | None:
         """Path and query of a URL on this origin, below the base path; None for a URL elsewhere."""
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == b"https" else 80)
         except ValueError:
             return None
@@ -68,7 +68,7 @@ class ForwardProxy:
 
     host: str
     port: int
-    authorization: str | None
+    authorization: str | None = field(repr=False)
 
     @property
     def url(self) -> str:
@@ -89,7 +89,7 @@ class ForwardProxy:
                 raise ConnectFailed(f"{self.url} did not answer CONNECT in a way that is understood.")
             head += data
         status = head.split(b"\r\n", 1)[0].split(b" ")
-        if len(status) < 2 or status[1] != b"200":
+        if len(status) < 2 or len(status[1]) != 3 or not status[1].startswith(b"2"):
             answer = head.split(b"\r\n", 1)[0].decode("latin-1")[:100]
             raise ConnectFailed(f"{self.url} refused to connect to {authority}: {answer}.")
 
@@ -104,17 +104,22 @@ def proxy_for(origin: Origin) -> ForwardProxy | None:
     url = proxies.get(origin.scheme) or proxies.get("all")
     if not url or proxy_bypass_environment(f"{origin.host}:{origin.port}"):
         return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    variable = f"{origin.scheme.upper()}_PROXY"
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port or 80
+    except ValueError:
+        raise ConfigError(f"{variable} is not a URL that can be read.") from None
     if parts.scheme != "http" or not parts.hostname:
         raise ConfigError(
-            f"{origin.scheme.upper()}_PROXY must be an http:// URL (got scheme {parts.scheme!r}): "
+            f"{variable} must be an http:// URL (got scheme {parts.scheme!r}): "
             "the upstream is reached through it by CONNECT."
         )
     login = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         login = "Basic " + b64encode(pair.encode()).decode()
-    return ForwardProxy(parts.hostname, parts.port or 80, login)
+    return ForwardProxy(parts.hostname, port, login)
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:

@@ -21,7 +21,7 @@ MAX_WAITING_BYTES = 256 * 1024
 class Outbound(Receiver):
     """One request on its way out. What comes back is for the subclass, which is the `Receiver`."""
 
-    __slots__ = ("_connecting", "_pool", "_request", "_shape", "_upstream", "_waiting")
+    __slots__ = ("_connecting", "_pool", "_request", "_sent", "_shape", "_upstream", "_waiting")
 
     def __init__(self, request: Request, shape: Shape, pool: Pool) -> None:
         self._request = request
@@ -30,6 +30,8 @@ class Outbound(Receiver):
         self._upstream: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._waiting: list[bytes] = []
+        self._sent = False
+        """Whether the whole request was written."""
 
     def request_head(self) -> bytes:
         """The head to send."""
@@ -54,6 +56,8 @@ class Outbound(Receiver):
 
     def forward(self, pieces: list[bytes]) -> None:
         """More of the body, or (with `request.complete`) its end."""
+        if self._sent:
+            return
         if self._upstream is not None:
             self._send(b"", pieces)
             self._upstream.extend_deadline()
@@ -77,8 +81,9 @@ class Outbound(Receiver):
             self.upstream_failed(error)
             return
         self._connecting = None
-        self._ask(upstream)
+        # Before what waits is written, which may fill the upstream and hold the client back again.
         self.hold_client(False)
+        self._ask(upstream)
 
     def _ask(self, upstream: UpstreamConnection) -> None:
         self.connected()
@@ -91,10 +96,7 @@ class Outbound(Receiver):
         """Write, framed as the request's head says."""
         request, upstream = self._request, self._upstream
         assert upstream is not None
-        if self._shape.websocket:
-            # What follows a handshake is for the tunnel.
-            request.pieces = pieces
-            pieces = []
+        self._sent = request.complete
         out = [head]
         if self._shape.chunked:
             for piece in pieces:

@@ -207,17 +207,19 @@ class UpstreamConnection(asyncio.Protocol):
             self._spoiled = True
             self.close()
             return
-        answer = self._answer
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._switched(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
-            if not answer.complete:
-                self._broken(MalformedResponse(f"The upstream's answer is not valid HTTP/1.1: {error}."))
+            if not self._answer.complete:
+                why = error.__context__ or error
+                self._broken(MalformedResponse(f"The upstream's answer is not valid HTTP/1.1: {why}."))
                 return
             self._spoiled = True
+        # Only now: an interim answer in front makes room for the next.
+        answer = self._answer
         if not answer.head_done:
             self._check_unfinished_head(len(data))
             return
@@ -277,12 +279,17 @@ class UpstreamConnection(asyncio.Protocol):
         answer = self._answer
         parser = self._parser
         answer.status = status = parser.get_status_code()
-        answer.minor_version = 0 if parser.get_http_version() == "1.0" else 1
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise ValueError(f"version {version}")
+        answer.minor_version = int(version[2])
         for field in answer.fields:
             if field.kind == Kind.LENGTH:
                 answer.length = int(field.value)
             elif field.kind == Kind.CODING:
                 self._check_coding(field.value)
+        if status == 101 and not parser.should_upgrade():
+            raise ValueError("101 that names no protocol")
         if status < 200 and status != 101:
             return
         answer.head_done = True
@@ -423,8 +430,9 @@ class Pool:
                 connection = await self._connect()
         except TimeoutError:
             raise ConnectTimeout(f"{self._where} could not be reached within {self.connect_timeout:g} s.") from None
-        except socket.gaierror as error:
-            raise DnsFailed(f"The name of {self._where} could not be resolved: {error.strerror}.") from None
+        except (socket.gaierror, UnicodeError) as error:
+            why = error.strerror if isinstance(error, socket.gaierror) else "it is no host name"
+            raise DnsFailed(f"The name of {self._where} could not be resolved: {why}.") from None
         except ssl.SSLError as error:
             raise TlsFailed(f"TLS with {self.origin.authority} failed: {_tls_reason(error)}.") from None
         except OSError as error:
