@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -178,6 +179,14 @@ def test_large_bodies_wait_on_disk_and_come_back_in_order() -> None:
     assert exchange.response.body.data == b"".join(pieces)
     assert exchange == assembled(records)
     done.discard()
+
+
+def test_without_room_on_disk_large_bodies_wait_in_memory(tmp_path: Path) -> None:
+    records = exchange_records(b"q", [b"x" * SPILL_BYTES] * 3)
+    assembly = Assembly(tmp_path / "missing")
+    done = [assembly.take(record, HERE) for record in records][-1]
+    assert done is not None
+    assert assembled(list(done.records())) == assembled(records)
 
 
 def test_a_websocket_keeps_its_counts() -> None:

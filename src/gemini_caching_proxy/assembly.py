@@ -7,8 +7,10 @@ beyond `SPILL_BYTES` its records wait in an unnamed temporary file. Nothing is p
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Literal, cast
 from uuid import UUID
 
@@ -33,9 +35,19 @@ _decoder = msgspec.msgpack.Decoder(ExchangeRecord)
 class OpenExchange:
     """The records of one exchange so far."""
 
-    __slots__ = ("_held", "_held_bytes", "_spill", "begin_at", "body_bytes", "id", "started_ns")
+    __slots__ = (
+        "_held",
+        "_held_bytes",
+        "_spill",
+        "_spill_folder",
+        "_spilled",
+        "begin_at",
+        "body_bytes",
+        "id",
+        "started_ns",
+    )
 
-    def __init__(self, begin: Begin, begin_at: Position) -> None:
+    def __init__(self, begin: Begin, begin_at: Position, spill_folder: Path | None = None) -> None:
         self.id = begin.id
         self.started_ns = begin.started_ns
         self.begin_at = begin_at
@@ -44,6 +56,9 @@ class OpenExchange:
         self._held: list[ExchangeRecord] = []
         self._held_bytes = 0
         self._spill: IO[bytes] | None = None
+        self._spilled = 0
+        """Bytes of whole frames in it."""
+        self._spill_folder = spill_folder
         self.add(begin)
 
     def __repr__(self) -> str:
@@ -61,8 +76,9 @@ class OpenExchange:
         """All records, in order."""
         if self._spill is not None:
             self._spill.seek(0)
-            while prefix := self._spill.read(4):
-                yield _decoder.decode(self._spill.read(int.from_bytes(prefix, "little")))
+            spilled = io.BytesIO(self._spill.read(self._spilled))
+            while prefix := spilled.read(4):
+                yield _decoder.decode(spilled.read(int.from_bytes(prefix, "little")))
         yield from self._held
 
     def discard(self) -> None:
@@ -72,14 +88,26 @@ class OpenExchange:
             self._spill.close()
 
     def _write_spill(self) -> None:
-        if self._spill is None:
-            self._spill = tempfile.TemporaryFile(prefix="gemini-proxy-")  # noqa: SIM115
-        self._spill.seek(0, 2)
-        for record in self._held:
-            frame = _encoder.encode(record)
-            self._spill.write(len(frame).to_bytes(4, "little") + frame)
+        frames = [_encoder.encode(record) for record in self._held]
+        try:
+            if self._spill is None:
+                self._spill = tempfile.TemporaryFile(dir=self._spill_folder, buffering=0)  # noqa: SIM115
+            self._spill.seek(self._spilled)
+            for frame in frames:
+                _write_all(self._spill, len(frame).to_bytes(4, "little") + frame)
+        except OSError:
+            # A full disk: what was written half is written over next time, and meanwhile memory keeps it.
+            self._held_bytes = 0
+            return
+        self._spilled = self._spill.tell()
         self._held = []
         self._held_bytes = 0
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def _body_bytes(record: ExchangeRecord) -> int:
@@ -91,7 +119,9 @@ def _body_bytes(record: ExchangeRecord) -> int:
 class Assembly:
     """The open exchanges of one journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, spill_folder: Path | None = None) -> None:
+        """`spill_folder`: where large bodies wait; None = the system's folder for temporary files."""
+        self._spill_folder = spill_folder
         self.open: dict[bytes, OpenExchange] = {}
         """By id, oldest `begin_at` first."""
         self.orphan_records = 0
@@ -103,7 +133,7 @@ class Assembly:
         `begin_at` is a place in the journal at or before the record from which reading finds it again.
         """
         if isinstance(record, Begin):
-            self.open[record.id] = OpenExchange(record, begin_at)
+            self.open[record.id] = OpenExchange(record, begin_at, self._spill_folder)
             return None
         exchange = self.open.get(record.id)
         if exchange is None:

@@ -35,7 +35,7 @@ class Feed:
         """Gaps read and not yet stored, with the place before each."""
         self.clock_ns = 0
         """Time of the newest record that was read: how far into the past reading has come."""
-        self._assembly = Assembly()
+        self._assembly = Assembly(folder if folder.is_dir() else None)
         self._unstored: dict[bytes, OpenExchange] = {}
         self._carryover = carryover
         self._folder = folder
