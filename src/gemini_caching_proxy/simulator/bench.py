@@ -59,8 +59,10 @@ class Bench:
         pieces = tuple(f"data: {one_line(value)}\r\n\r\n".encode() for value in values)
         headers = ((b"Content-Type", b"text/event-stream"), (b"Content-Disposition", b"attachment"), *_HEADERS)
         reply = Reply(200, headers, pieces)
-        writes = [wire for _, wire in body_writes(reply, Pacing(), Random(0))]
-        return QuickReply((head_bytes(reply) + writes[0], *writes[1:-2], writes[-2] + writes[-1]), interval_s)
+        *writes, end = (wire for _, wire in body_writes(reply, Pacing(), Random(0)))
+        writes[0] = head_bytes(reply) + writes[0]
+        writes[-1] += end
+        return QuickReply(tuple(writes), interval_s)
 
 
 def _object(text: str, number: int, *, last: bool) -> dict[str, object]:

@@ -52,7 +52,7 @@ class Service(Protocol):
         """Answers one request."""
 
     def refuse_connection(self) -> bool:
-        """Whether to reset the connection that was just accepted."""
+        """Whether to reset the connection that was just accepted, at its first bytes."""
 
 
 class Call:
@@ -152,6 +152,7 @@ class Call:
         if self._queued >= HIGH_WATER:
             self._connection.pause()
         self._arrived.set()
+        self._connection.service.ledger.note_change()
 
     def _complete(self) -> None:
         self.received.body_complete = True
@@ -195,7 +196,7 @@ class Connection(asyncio.Protocol):
         self._number = ledger.connections
         ledger.note_change()
         if self.service.refuse_connection():
-            self.reset()
+            self._mode = "refuse"
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -215,6 +216,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._mode == "discard":
+            return
+        if self._mode == "refuse":
+            # Not on accept: a reset could then overtake the peer's connect() and look like a refused connection.
+            self.reset()
             return
         if self._mode == "raw":
             self._take_raw(data)
@@ -366,7 +371,8 @@ class Connection(asyncio.Protocol):
         try:
             await self.service.serve(call)
         except ClientGoneError:
-            pass
+            # A reset shows at a write before the loop reports the lost connection.
+            call.received.client_closed_at = call.received.client_closed_at or monotonic()
         except Exception:  # noqa: BLE001 - the outermost ring: a bug of ours must show in the ledger, not hang a test
             self.service.ledger.crashes.append(traceback.format_exc())
             self.reset()

@@ -71,7 +71,7 @@ class Server:
         await self.stop()
 
     def refuse_connections(self, count: int) -> None:
-        """Resets the next `count` connections when they are accepted: without TLS here, within a client's handshake."""
+        """Resets the next `count` connections at their first bytes: within a TLS handshake if there is no TLS here."""
         self._refusals += count
 
     def refuse_connection(self) -> bool:
