@@ -59,6 +59,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--million-dir", type=Path, help="folder that keeps that store from run to run")
     parser.add_argument("--upstream", choices=("nginx", "simulator"), help="what plays Gemini; nginx where it is there")
     parser.add_argument("--pause-recorder", action="store_true", help="stop the recorder while load runs")
+    parser.add_argument("--nice", type=int, default=0, help="priority of everything started; root may go below 0")
     parser.add_argument("--program", type=Path, default=Path(sys.executable).with_name("gemini-proxy"))
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args(arguments)
@@ -216,7 +217,8 @@ def main() -> int:
     machine.allow_open_files()
     run = Run(options, report.console())
     started = datetime.now(UTC)
-    with tempfile.TemporaryDirectory(prefix="gemini-proxy-bench-", ignore_cleanup_errors=True) as folder:
+    scratch = tempfile.TemporaryDirectory(prefix="gemini-proxy-bench-", ignore_cleanup_errors=True)
+    with scratch as folder, machine.niceness(options.nice):
         facts = run_all(run, Path(folder))
     verdicts = figures.judge(run.measured, run.absent)
     report.show_verdicts(run.console, verdicts)
@@ -235,3 +237,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
+    except PermissionError as error:
+        sys.exit(f"--nice below 0 is for root alone ({error})")

@@ -1,7 +1,8 @@
 """The machine: its cores, its free ports, and every process a run starts on it.
 
-A `Fleet` is the one place that starts programs. Each gets a session of its own, so that a group can be ended as one; it
-is told to end when this process dies, whatever the way; and `close` waits for what it ended.
+A `Fleet` is the one place that starts programs. Each gets a process group of its own, so that Ctrl-C reaches this
+process alone; it is told to end when this process dies, whatever the way; and `close` waits for what it ended. All stay
+in one session, because Linux shares the processor between sessions first (autogroups): niceness counts only within one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +101,7 @@ class Fleet:
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 env=None if env is None else dict(env),
-                start_new_session=True,
+                process_group=0,
                 preexec_fn=prepare,
             )
         self._running.append(process)
@@ -170,6 +172,37 @@ def cpu_seconds(pid: int) -> float:
     """Processor time a process has used so far, in user and kernel mode."""
     spent = psutil.Process(pid).cpu_times()
     return float(spent.user + spent.system)
+
+
+@contextmanager
+def niceness(value: int) -> Iterator[None]:
+    """Run with this niceness against everything else on the machine; for a value below 0 one must be root.
+
+    Raises: PermissionError.
+    """
+    group = Path("/proc/self/autogroup")
+    before = group.read_text().rpartition(" ")[2] if value and group.exists() else ""
+    os.nice(value)
+    if before:
+        group.write_text(str(value))
+    try:
+        yield
+    finally:
+        if before:
+            group.write_text(before)
+
+
+def core_seconds(cores: Iterable[int]) -> float:
+    """Processor time that anything at all has used on these cores since boot."""
+    names = {f"cpu{each}" for each in cores}
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in names:
+            user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, fields[:8])
+            total += (user + nice + system + interrupts + soft + stolen) / ticks
+    return total
 
 
 def rss_bytes(pid: int) -> int:

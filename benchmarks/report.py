@@ -15,7 +15,7 @@ from .figures import Verdict
 
 RESULTS = Path(__file__).parent / "results"
 FORMAT_VERSION = 1
-PLAIN_WIDTH = 150
+PLAIN_WIDTH = 170
 
 Json = dict[str, Any]
 
@@ -40,6 +40,8 @@ def show(console: Console, name: str, result: Json) -> None:
         plain = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
         if plain:
             console.print(_table(name, {key: {"value": value} for key, value in _round_values(plain).items()}))
+    for caution in result.get("cautions", []):
+        console.print(f"[yellow]{escape(f'Caution: {caution}')}[/]", soft_wrap=True)
     for subject, reason in result.get("absent", {}).items():
         console.print(f"[yellow]{escape(f'{subject} is absent: {reason}')}[/]", soft_wrap=True)
 
@@ -55,7 +57,9 @@ def _throughput_row(summary: Mapping[str, Any]) -> Json:
         "/ naive": scaled("ratio_to_naive", 1, 1),
         "/ direct": scaled("ratio_to_direct", 1, 2),
         "CPU µs each": scaled("cpu_us_per_request", 1, 1),
+        "nginx's / own": scaled("cpu_ratio_to_nginx", 1, 2),
         "busy %": scaled("worker_busy", 100, 0),
+        "others %": scaled("others_busy", 100, 0),
         "p50 ms": scaled("p50_us", 1e-3, 2),
         "p99 ms": scaled("p99_us", 1e-3, 2),
         "RSS MB": scaled("rss_mb", 1, 0),

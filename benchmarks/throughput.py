@@ -11,6 +11,8 @@ from .figures import middle, ratio_by_round
 from .subjects import DIRECT, NAIVE, NGINX, PROXY, AbsentError, Laboratory, Subject, body_of
 
 WARM_UP_SECONDS = 1
+MUCH_DISTURBED = 0.08
+LITTLE_BUSY = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Sample:
     """Processor time of the worker, the steadiest figure on a noisy machine; None for the upstream itself."""
     worker_busy: float | None
     """Share of the time its core was working: well below 1 means that the load's core set the pace."""
+    others_busy: float | None
+    """Share of that core's time that other programs took: above a few per cent the round was disturbed."""
     rss_mb: float | None
     journal_bytes_per_request: float | None
     store_bytes: int | None
@@ -74,6 +78,7 @@ def run(
         "samples": [asdict(each) for each in samples],
         "summary": {name: summary_of(samples, name) for name in names if name not in absent},
         "absent": absent,
+        "cautions": cautions(samples),
     }
 
 
@@ -92,10 +97,11 @@ def measure(lab: Laboratory, workload: Workload, subject: Subject, script: Path,
 
     with lab.recorder_held(subject):
         warm = go(WARM_UP_SECONDS)
-        used = cpu_of(subject)
+        used, core_used = cpu_of(subject), machine.core_seconds(lab.cores.subject)
         result = go(seconds)
-        spent = cpu_of(subject)
+        spent, core_spent = cpu_of(subject), machine.core_seconds(lab.cores.subject)
     cpu = None if used is None or spent is None else spent - used
+    seconds_passed = result.duration_us / 1e6
     total = warm.requests + result.requests
     return Sample(
         subject=subject.name,
@@ -105,7 +111,8 @@ def measure(lab: Laboratory, workload: Workload, subject: Subject, script: Path,
         p99_us=result.p99_us,
         errors=result.errors,
         cpu_us_per_request=None if cpu is None else cpu * 1e6 / max(1, result.requests),
-        worker_busy=None if cpu is None else cpu / (result.duration_us / 1e6),
+        worker_busy=None if cpu is None else cpu / seconds_passed,
+        others_busy=None if cpu is None else max(0.0, core_spent - core_used - cpu) / seconds_passed,
         rss_mb=None if subject.worker is None else machine.rss_bytes(subject.worker) / 1e6,
         journal_bytes_per_request=data_bytes(subject, "journal", total),
         store_bytes=store_bytes(subject),
@@ -146,10 +153,35 @@ def summary_of(samples: Sequence[Sample], name: str) -> dict[str, object]:
     summary: dict[str, object] = {
         field: middle(value for each in own if (value := getattr(each, field)) is not None) for field in fields
     }
+    summary["cpu_ratio_to_nginx"] = cpu_ratio(samples, name)
     summary["errors"] = sum(each.errors for each in own)
     for yardstick in (DIRECT, NGINX, NAIVE):
         summary[f"ratio_to_{yardstick}"] = ratio_by_round(rates(samples, name), rates(samples, yardstick))
     return summary
+
+
+def cpu_ratio(samples: Sequence[Sample], name: str) -> float | None:
+    """What the requests/s ratio to nginx would be if both had all of their core and nothing else set the pace."""
+    costs = {
+        subject: {each.round: each.cpu_us_per_request for each in samples if each.subject == subject}
+        for subject in (name, NGINX)
+    }
+    known = {subject: {n: cost for n, cost in rounds.items() if cost} for subject, rounds in costs.items()}
+    return ratio_by_round(known[NGINX], known[name])
+
+
+def cautions(samples: Sequence[Sample]) -> list[str]:
+    """What keeps the ratios from being believed."""
+    found = []
+    for name in dict.fromkeys(each.subject for each in samples):
+        own = [each for each in samples if each.subject == name]
+        others = middle(each.others_busy for each in own if each.others_busy is not None)
+        busy = middle(each.worker_busy for each in own if each.worker_busy is not None)
+        if others is not None and others > MUCH_DISTURBED:
+            found.append(f"other programs took {others:.0%} of the core of {name}")
+        elif name == PROXY and busy is not None and busy < LITTLE_BUSY:
+            found.append(f"the worker of {name} was {busy:.0%} busy: something else set the pace")
+    return found
 
 
 def rates(samples: Sequence[Sample], name: str) -> dict[int, float]:

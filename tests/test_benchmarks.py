@@ -101,8 +101,8 @@ def test_load_summary_is_read_and_its_absence_is_an_error() -> None:
         load.parse("unable to connect")
 
 
-def sample(subject: str, number: int, rate: float) -> throughput.Sample:
-    return throughput.Sample(subject, number, rate, 1, 2, 0, 10.0, 0.5, 20.0, None, None)
+def sample(subject: str, number: int, rate: float, *, busy: float = 1.0, others: float = 0.0) -> throughput.Sample:
+    return throughput.Sample(subject, number, rate, 1, 2, 0, 10.0, busy, others, 20.0, None, None)
 
 
 def test_summary_has_medians_and_ratios_of_neighbours() -> None:
@@ -126,6 +126,26 @@ def test_summary_has_medians_and_ratios_of_neighbours() -> None:
 def test_cores_are_kept_apart_where_there_are_two(available: list[int], subject: set[int], rest: set[int]) -> None:
     cores = machine.split_cores(available)
     assert (set(cores.subject), set(cores.load), cores.apart) == (subject, rest, subject != rest)
+
+
+def test_cautions_say_who_disturbed_a_round_and_who_set_the_pace() -> None:
+    assert throughput.cautions([sample(PROXY, 1, 10), sample(NGINX, 1, 10, busy=0.5)]) == []
+    (idle,) = throughput.cautions([sample(PROXY, 1, 10, busy=0.5)])
+    assert "50% busy" in idle
+    (disturbed,) = throughput.cautions([sample(NGINX, 1, 10, others=0.3)])
+    assert "30% of the core of nginx" in disturbed
+
+
+def test_core_time_grows_by_what_runs_on_the_core() -> None:
+    core = [min(os.sched_getaffinity(0))]
+    before = machine.core_seconds(core)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, core)
+    began = time.process_time()
+    while time.process_time() - began < 0.2:
+        pass
+    os.sched_setaffinity(0, allowed)
+    assert machine.core_seconds(core) - before >= 0.1
 
 
 def test_options_name_what_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
