@@ -143,8 +143,8 @@ def message_blocks(message: Any, *, calls: bool = True) -> list[Block]:
         blocks.append(Block("tool_result", text, pick_text(message, "name"), pick_text(message, "tool_call_id")))
         return blocks
     if isinstance(content, str):
-        thought = pick(pick(pick(message, "extra_content"), "google"), "thought") is True
-        blocks.append(Block("thought" if thought else "text", content))
+        # `extra_content.google.thought` is true on plain answers too: it speaks of the signature beside it.
+        blocks.append(Block("text", content))
     elif isinstance(content, list):
         blocks.extend(_content_block(part) for part in content)
     if calls:

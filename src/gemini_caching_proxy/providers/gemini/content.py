@@ -120,7 +120,8 @@ def content_turn(content: Any, role: str = "user") -> Turn:
             message.add(block)
     blocks = message.blocks
     role = _ROLES.get(pick_text(content, "role"), role)
-    if role == "user" and blocks and all(block.kind == "tool_result" for block in blocks):
+    kinds = {block.kind for block in blocks}
+    if role == "user" and "tool_result" in kinds and kinds <= {"tool_result", "media"}:
         role = "tool"
     return Turn(role, blocks)
 

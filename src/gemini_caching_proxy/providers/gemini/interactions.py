@@ -30,7 +30,7 @@ def read_interaction(answer: Answer) -> Reading:
     if at is not None:
         raw = member(at.data, "interaction", "usage") if "interaction" in at.value else member(at.data, "usage")
     return Reading(
-        messages=tuple(reader.messages[index].blocks for index in sorted(reader.messages)),
+        messages=(tuple(block for index in sorted(reader.messages) for block in reader.messages[index].blocks),),
         model_version=pick_text(interaction, "model") or None,
         response_id=pick_text(interaction, "id") or reader.id or None,
         finish_reason=status if status in _FINAL else None,

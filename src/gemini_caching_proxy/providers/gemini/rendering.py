@@ -27,7 +27,7 @@ _NO_PARAMETERS = frozenset(
             "generation_config",
             "generateContentRequest",
         ),
-        *("generate_content_request", "prompt", "request", "batch"),
+        *("generate_content_request", "prompt", "request", "batch", "model", "stream"),
     )
 )
 
@@ -101,6 +101,8 @@ def _response_turns(operation: str, headers: Headers, body: bytes) -> tuple[Turn
     if turns:
         return tuple(turns)
     text = reading.note or answer.text
+    if not text and reading.finish_reason:
+        text = f"(no content: {reading.finish_reason})"
     if not text:
         text = as_json(answer.last) if answer.items else f"{len(body)} bytes"
     return (Turn("model", (Block("other", text[:MAX_OTHER_CHARS]),)),)
