@@ -511,7 +511,7 @@ def test_full_disk_is_counted_exactly_and_recovers(tmp_path: Path) -> None:
     with small_disk(tmp_path, "300k"):
         ballast = tmp_path / "ballast"
         ballast.write_bytes(bytes(100_000))
-        target = writer(tmp_path, segment_bytes=40_000)
+        target = writer(tmp_path)
         kept = fill(target, 80, 3000)
         assert not target.healthy
         ballast.unlink()

@@ -398,6 +398,15 @@ def test_little_is_held_back(redactor: Redactor) -> None:
     assert scrubber.feed(b"lia.") == b"AIzlia."
 
 
+def test_what_went_before_counts_across_chunks(redactor: Redactor) -> None:
+    one, two = CANARIES["ghp"].encode(), CANARIES["google"].encode()
+    clean = redactor.fingerprint(one).encode()
+    assert scrub(redactor, [one + b" word9", two + b" "]) == clean + b" word9" + two + b" "
+    assert (
+        scrub(redactor, [one + b" \\", b"n", two + b" "]) == clean + b" \\n" + redactor.fingerprint(two).encode() + b" "
+    )
+
+
 LOOKALIKES = [
     "task-based sk-learn sk-learn-contrib-estimators-and-pipelines-package",
     "x" + CANARIES["google"],

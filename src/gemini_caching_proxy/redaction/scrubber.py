@@ -70,5 +70,5 @@ class BodyScrubber:
     def _eat(self, data: bytes) -> bytes:
         rest = data.lstrip(bytes(self._eating))
         if rest:
-            self._eating, self._before = frozenset(), b""
+            self._eating = frozenset()
         return rest
