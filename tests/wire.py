@@ -139,6 +139,8 @@ class Asked:
 
     line: bytes
     headers: Headers
+    peer: Peer
+    """The connection it came on."""
     body: bytes = b""
     trailers: list[bytes] = field(default_factory=list)
 
@@ -167,7 +169,7 @@ class Peer(Wire):
     def request_head(self) -> Asked:
         """Read a request's head only."""
         line, headers = self.head()
-        asked = Asked(line, headers)
+        asked = Asked(line, headers, self)
         self.requests.append(asked)
         self.upstream.requests.append(asked)
         return asked
@@ -344,7 +346,12 @@ class Client(Wire):
     """A client that speaks raw bytes."""
 
     def __init__(
-        self, port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+        self,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,13 @@ def wait_for(condition: Callable[[], T], timeout: float = 10.0, what: str = "a c
         assert time.monotonic() < deadline, f"waited {timeout:g} s for {what}"
         time.sleep(POLL_SECONDS)
     return value
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def clean_environment(**settings: Any) -> dict[str, str]:
@@ -131,7 +139,13 @@ class ProxyProcess:
     def run_to_end(self, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
         """Run the same command where it is expected to refuse."""
         return subprocess.run(
-            self.command(), env=self._environment, capture_output=True, text=True, timeout=timeout, cwd=self._cwd, check=False
+            self.command(),
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=self._cwd,
+            check=False,
         )
 
     def signal(self, number: int = signal.SIGTERM) -> None:
