@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_caching_proxy.simulator import content
@@ -112,6 +112,7 @@ def test_pictures_are_valid(seed: int) -> None:
     assert kinds == [b"IHDR", b"IDAT", b"IEND"]
 
 
+@settings(max_examples=50)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

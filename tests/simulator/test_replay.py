@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -84,3 +89,36 @@ def test_what_was_received_is_known_to_the_byte(peer: Peer, upstream: ReplayUpst
 def test_chunks_must_fit_the_body() -> None:
     with pytest.raises(ValueError, match="chunks add up"):
         RecordedExchange("GET", "/", 200, (), b"abc", chunks=(1, 1)).pieces()
+
+
+def recorded() -> list[RecordedExchange]:
+    """The recorded traffic of the Gemini API, event streams in one chunk an event."""
+    root = os.environ.get("GEMINI_PROXY_TRAFFIC") or Path(__file__).parents[2] / "../shared/traffic"
+    path = Path(root) / "gemini.jsonl"
+    if not path.exists():
+        pytest.skip(f"no recorded traffic at {path}")
+    found = []
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        address, body = urlsplit(entry["url"]), entry["response_body"].encode()
+        chunks = (
+            tuple(len(piece) for piece in re.findall(rb".+?(?:\r?\n\r?\n|$)", body, re.DOTALL))
+            if entry["stream"]
+            else ()
+        )
+        headers = tuple((name.encode(), value.encode()) for name, value in entry["response_headers"])
+        target = address.path + ("?" + address.query if address.query else "")
+        request_body = entry["request_body"].encode()
+        found.append(RecordedExchange(entry["method"], target, entry["status"], headers, body, request_body, chunks))
+    return found
+
+
+def test_all_recorded_traffic_comes_back_as_recorded() -> None:
+    entries = recorded()
+    with ServerThread(ReplayUpstream(entries)) as upstream:
+        peer = Peer(upstream)
+        for entry in entries:
+            answer = peer.send(entry.target, entry.request_body, method=entry.method)
+            assert (answer.status, answer.body) == (entry.status, entry.body)
+        assert upstream.unmatched == []
+        assert len(upstream.ledger.requests) == len(entries) > 400

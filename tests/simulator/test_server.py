@@ -124,7 +124,7 @@ def test_stopping_ends_what_hangs() -> None:
 
 
 def test_a_port_in_use_is_said() -> None:
-    with SimulatorThread() as simulator, pytest.raises(OSError), SimulatorThread(port=simulator.port):  # noqa: PT012
+    with SimulatorThread() as simulator, pytest.raises(OSError), SimulatorThread(port=simulator.port):
         pass
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from . import content
-from .connection import Call
+from .call import Call
 from .generation import with_int_enums
 from .problems import SERVICE, ApiProblem, invalid_argument
 from .reply import JSON_TYPE, Headers, Pacing, Reply, Writes, gzipped, one_line, pretty

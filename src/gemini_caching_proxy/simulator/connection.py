@@ -12,23 +12,18 @@ import socket
 import struct
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, cast
 
 import httptools
 
-from .ledger import Headers, Ledger, Received
+from .call import HIGH_WATER, Call, ClientGoneError
+from .ledger import Ledger, Received
 
-HIGH_WATER = 256 * 1024
 MAX_HEAD = 4 << 20
 LINGER_S = 1.0
 """How long a half-closed connection is still read, so that unread input does not turn the FIN into a RST."""
-
-
-class ClientGoneError(Exception):
-    """The peer closed the connection while an answer was under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,111 +48,6 @@ class Service(Protocol):
 
     def refuse_connection(self) -> bool:
         """Whether to reset the connection that was just accepted, at its first bytes."""
-
-
-class Call:
-    """One request being answered."""
-
-    def __init__(self, connection: Connection, received: Received, *, keep_alive: bool, upgrade: bool) -> None:
-        self.received = received
-        self.keep_alive = keep_alive
-        self.upgrade = upgrade
-        """Whether the request asked for another protocol."""
-        self._connection = connection
-        self._pieces: deque[bytes] = deque()
-        self._queued = 0
-        self._arrived = asyncio.Event()
-        expect = received.header(b"expect") or b""
-        self._continue_due = expect.lower() == b"100-continue"
-
-    def __repr__(self) -> str:
-        return f"<Call {self.received.request_line!r} connection={self.received.connection}>"
-
-    @property
-    def method(self) -> bytes:
-        return self.received.method
-
-    @property
-    def target(self) -> bytes:
-        return self.received.target
-
-    @property
-    def headers(self) -> Headers:
-        return self.received.headers
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, its name in lower case."""
-        return self.received.header(name)
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives; the client is held back while nobody takes it."""
-        if self._continue_due and not self.received.body_complete and not self._pieces:
-            self._continue_due = False
-            await self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while True:
-            while self._pieces:
-                piece = self._pieces.popleft()
-                self._queued -= len(piece)
-                if self._queued < HIGH_WATER:
-                    self._connection.resume()
-                yield piece
-            if self.received.body_complete:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
-
-    async def body(self) -> bytes:
-        """The whole body in memory."""
-        return b"".join([piece async for piece in self.pieces()])
-
-    async def drain_body(self) -> None:
-        """Reads what is left of the body and forgets it."""
-        async for _ in self.pieces():
-            pass
-
-    async def write(self, data: bytes) -> None:
-        """Puts bytes on the wire as a write of their own, waiting while the peer reads slowly.
-
-        Raises:
-            ClientGoneError: the connection is closed.
-        """
-        await self._connection.write(data)
-        self.received.bytes_sent += len(data)
-
-    async def read_raw(self) -> bytes:
-        """After an upgrade: the next bytes from the peer, b"" at the end."""
-        return await self._connection.read_raw()
-
-    def start_raw(self) -> None:
-        """From here on input is no HTTP any more."""
-        self._connection.start_raw()
-
-    def reset(self) -> None:
-        """Aborts the connection with a RST."""
-        self._connection.reset()
-
-    async def finish(self) -> None:
-        """Sends everything written and a FIN, and closes once the peer has closed or a second has passed."""
-        await self._connection.finish()
-
-    def _feed(self, piece: bytes) -> None:
-        received = self.received
-        received.body_size += len(piece)
-        received.digest.update(piece)
-        if received.body is not None:
-            keeps = received.body_size <= self._connection.service.ledger.keep_body_bytes
-            received.body = received.body + piece if keeps else None
-        self._pieces.append(piece)
-        self._queued += len(piece)
-        if self._queued >= HIGH_WATER:
-            self._connection.pause()
-        self._arrived.set()
-        self._connection.service.ledger.note_change()
-
-    def _complete(self) -> None:
-        self.received.body_complete = True
-        self._arrived.set()
-        self._connection.service.ledger.note_change()
 
 
 class Connection(asyncio.Protocol):
@@ -273,7 +163,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._reading is not None:
-            self._reading._feed(body)
+            self._reading.feed(body)
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -282,10 +172,14 @@ class Connection(asyncio.Protocol):
             self._write_quickly(self._quick, 0, self._parser.should_keep_alive())
             return
         assert self._reading is not None
-        self._reading._complete()
+        self._reading.complete()
         self._reading = None
 
     # for Call
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.service.ledger
 
     async def write(self, data: bytes) -> None:
         transport = self._transport
@@ -358,7 +252,10 @@ class Connection(asyncio.Protocol):
         index += 1
         if index < len(quick.writes):
             loop = asyncio.get_running_loop()
-            loop.call_later(quick.interval_s, self._write_quickly, quick, index, keep_alive)
+            if quick.interval_s:
+                loop.call_later(quick.interval_s, self._write_quickly, quick, index, keep_alive)
+            else:
+                loop.call_soon(self._write_quickly, quick, index, keep_alive)
         elif not keep_alive:
             transport.close()
 

@@ -15,7 +15,7 @@ from typing import Any
 from . import content, models
 from .answers import Answer, Question, Tool, answer_for
 from .backend import Backend, Request
-from .connection import Call, ClientGoneError
+from .call import Call, ClientGoneError
 from .generation import field
 from .reply import pretty
 from .websocket import FrameReader, Message, Opcode, ProtocolViolationError, accept_value, close_frame, frame

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .connection import Call
+from .call import Call
 from .ledger import Headers, Ledger, Received
 from .reply import Reply, chunk, head_bytes, last_chunk
 from .server import Server

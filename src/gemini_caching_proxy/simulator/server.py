@@ -11,7 +11,8 @@ from typing import Generic, Self, TypeVar
 
 import uvloop
 
-from .connection import Call, Connection, QuickReply
+from .call import Call
+from .connection import Connection, QuickReply
 from .ledger import Ledger
 
 START_TIMEOUT_S = 10.0

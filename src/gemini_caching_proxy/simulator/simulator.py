@@ -17,7 +17,8 @@ from random import Random
 from .api import Api
 from .backend import Backend, Request, SimulatorOptions, encoded, problem_reply
 from .bench import Bench
-from .connection import Call, QuickReply
+from .call import Call
+from .connection import QuickReply
 from .faults import FAULTS, Fault, Stage, UnknownFaultError, parse
 from .faults.catalogue import DISTORTIONS, EARLY, REFUSALS, WIRE
 from .ledger import Ledger

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..backend import Request
-from ..connection import Call
+from ..call import Call
 from ..reply import Pacing, Reply
 from . import distortion, refusals, wire
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from ..connection import Call
+from ..call import Call
 from ..reply import LAST_CHUNK, Framing, Pacing, Reply, chunk, head_bytes
 
 FOREVER_S = 3600.0
