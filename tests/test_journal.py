@@ -557,7 +557,8 @@ WRITER = textwrap.dedent("""
     from gemini_caching_proxy.journal import Chunk, End, JournalWriter
     sys.path.insert(0, sys.argv[1])
     from test_journal import exchange, append_all
-    target = JournalWriter(Path(sys.argv[2]), "w", max_bytes=1 << 40, segment_bytes=int(sys.argv[4]), sync_ms=int(sys.argv[3]))
+    folder, sync_ms, segment_bytes = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    target = JournalWriter(folder, "w", max_bytes=1 << 40, segment_bytes=segment_bytes, sync_ms=sync_ms)
     os.write(1, b"%d\\n" % os.getpid())
     for n in range(30_000):
         append_all(target, exchange(n, 10 + n * 37 % 3000))
