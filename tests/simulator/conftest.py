@@ -91,11 +91,12 @@ class Peer:
         method: str = "POST",
         key: str | None = KEY,
         patience_s: float = 5.0,
+        first_s: float | None = None,
     ) -> Answered:
         """One request on a connection of its own."""
         with self.connect() as sock:
             sock.sendall(request_bytes(target, body, *headers, method=method, key=key))
-            return read_all(sock, patience_s)
+            return read_all(sock, patience_s, first_s)
 
 
 def request_bytes(target: str, body: Any = None, *headers: str, method: str = "POST", key: str | None = KEY) -> bytes:
@@ -105,12 +106,14 @@ def request_bytes(target: str, body: Any = None, *headers: str, method: str = "P
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
 
 
-def read_all(sock: socket.socket, patience_s: float = 5.0) -> Answered:
-    sock.settimeout(patience_s)
+def read_all(sock: socket.socket, patience_s: float = 5.0, first_s: float | None = None) -> Answered:
+    """Everything until the end, or until nothing has come for `patience_s` (`first_s` for the first bytes)."""
+    sock.settimeout(patience_s if first_s is None else first_s)
     raw = bytearray()
     try:
         while data := sock.recv(1 << 20):
             raw += data
+            sock.settimeout(patience_s)
     except TimeoutError:
         return Answered(bytes(raw), "silence")
     except ConnectionResetError:

@@ -40,16 +40,16 @@ def start_upload(peer: Peer) -> str:
     return url.removeprefix(peer.server.url)
 
 
-def ask(peer: Peer, kind: str, fault: str, *, method: str = "POST", patience_s: float = 5.0) -> Answered:
+def ask(peer: Peer, kind: str, fault: str, *, method: str = "POST", **patience: float) -> Answered:
     header = f"x-simulator-fault: {fault}"
     if kind == "upload":
         target = start_upload(peer)
         commands = ("X-Goog-Upload-Command: upload, finalize", "X-Goog-Upload-Offset: 0")
-        return peer.send(target, b"u" * 50_000, header, *commands, key=None, patience_s=patience_s)
+        return peer.send(target, b"u" * 50_000, header, *commands, key=None, **patience)
     if method == "HEAD":
-        return peer.send("/v1beta/models", None, header, method="HEAD", patience_s=patience_s)
+        return peer.send("/v1beta/models", None, header, method="HEAD", **patience)
     target = SSE if kind == "sse" else UNARY
-    return peer.send(target, LONG, header, "x-simulator-options: chunks=5", method=method, patience_s=patience_s)
+    return peer.send(target, LONG, header, "x-simulator-options: chunks=5", method=method, **patience)
 
 
 def ended(how: str, *, whole: bool | None = None, silent: bool = False) -> Check:
@@ -214,9 +214,11 @@ def test_every_fault_of_the_catalogue_is_expected_here() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", PLAYED)
 def test_fault(peer: Peer, simulator: Simulator, fault: str, kind: str) -> None:
-    # Less than the drip's 200 ms, so that its pause reads as silence too.
-    patience_s = 0.15 if fault.startswith(("never", "stall", "drip")) else 5.0
-    answer = ask(peer, kind, fault, patience_s=patience_s)
+    patience = {}
+    if fault.startswith(("never", "stall", "drip")):
+        # Less than the drip's 200 ms, so that its pause reads as silence too.
+        patience = {"patience_s": 0.15, "first_s": 0.15 if fault.startswith("never") else 5.0}
+    answer = ask(peer, kind, fault, **patience)
     assert EXPECTED[fault](answer, kind), (answer.ended, answer.raw[:2000], len(answer.raw))
     assert simulator.ledger.last.fault == fault
 

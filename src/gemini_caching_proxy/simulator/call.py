@@ -132,9 +132,10 @@ class Call:
         received = self.received
         received.body_size += len(piece)
         received.digest.update(piece)
-        if received.body is not None:
-            keeps = received.body_size <= self._channel.ledger.keep_body_bytes
-            received.body = received.body + piece if keeps else None
+        if received.body_size > self._channel.ledger.keep_body_bytes:
+            received.kept = None
+        elif received.kept is not None:
+            received.kept += piece
         self._pieces.append(piece)
         self._queued += len(piece)
         if self._queued >= HIGH_WATER:

@@ -35,8 +35,8 @@ class Received:
     """`time.monotonic()` when the head was complete."""
     body_size: int = 0
     """Body bytes, transfer-coding removed."""
-    body: bytes | None = b""
-    """The body, None once it is longer than the ledger keeps."""
+    kept: bytearray | None = field(default_factory=bytearray, repr=False)
+    """The body so far, None once it is longer than the ledger keeps."""
     body_complete: bool = False
     client_closed_at: float | None = None
     """When the peer closed or reset the connection before the answer was over."""
@@ -53,6 +53,11 @@ class Received:
     @property
     def request_line(self) -> bytes:
         return self.raw_head.split(b"\r\n", 1)[0]
+
+    @property
+    def body(self) -> bytes | None:
+        """The body as far as it came, None once it is longer than the ledger keeps."""
+        return None if self.kept is None else bytes(self.kept)
 
     @property
     def path(self) -> str:
