@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 40.0
 DRAIN_SECONDS = 30.0
 LOG_FILE = "demo.log"
+PROGRAM = "gemini-proxy"
 _NOT_INHERITED = ("GEMINI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 Say = Callable[[str], None]
@@ -73,13 +75,24 @@ def next_steps(folder: Path, url: str, *, once: bool) -> str:
         ("tail", "follow live"),
     )
     lines = ["", "Look at the record" + (":" if once else " (in another terminal):"), ""]
-    lines += [f"  gemini-proxy {command} {where}    # {meaning}" for command, meaning in commands]
+    program = _program()
+    lines += [f"  {program} {command} {where}    # {meaning}" for command, meaning in commands]
     if not once:
         lines += [
             "",
             f"Any Gemini client can use {url} as its base URL now, with any key. Ctrl-C ends the demo.",
         ]
     return "\n".join(lines)
+
+
+def _program() -> str:
+    """The command as it can be typed here: `make` does not put the environment's programs on the path."""
+    if shutil.which(PROGRAM):
+        return PROGRAM
+    path = Path(sys.executable).parent / PROGRAM
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return shlex.quote(str(path))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import typer
 
-from ..errors import ConfigError, FolderInUse, NotFound, ProxyError
+from gemini_caching_proxy.errors import ConfigError, FolderInUse, NotFound, ProxyError
+
 from .commands import CommandGroup
 from .terminal import complain
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ..errors import NotFound
-from ..settings import Settings
-from ..stores.base import ExchangeStore, Query
-from ..stores.sqlite import SQLiteStore
+from gemini_caching_proxy.errors import NotFound
+from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.stores.base import ExchangeStore, Query
+from gemini_caching_proxy.stores.sqlite import SQLiteStore
 
 LAST = "last"
 

@@ -8,11 +8,12 @@ from importlib.metadata import version as version_of
 import typer
 from rich.text import Text
 
-from .. import __version__
-from ..clients import CLIENTS, remark_at
-from ..doctor import Finding, base_url, examine
-from ..settings import Settings
-from ..stores.sqlite import sqlite_version
+from gemini_caching_proxy import __version__
+from gemini_caching_proxy.clients import CLIENTS, remark_at
+from gemini_caching_proxy.doctor import Finding, base_url, examine
+from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.stores.sqlite import sqlite_version
+
 from .flags import SETTINGS
 from .options import JSON, Bundle, option, with_options
 from .terminal import one_line, output, say, write_json

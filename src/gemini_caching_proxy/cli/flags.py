@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from ..settings import ENV_PREFIX, MIB, Settings, load_settings
+from gemini_caching_proxy.settings import ENV_PREFIX, MIB, Settings, load_settings
+
 from .options import Bundle
 
 SECTIONS: dict[str, tuple[str, ...]] = {

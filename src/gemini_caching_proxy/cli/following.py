@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
-from ..errors import StoreCorrupt, StoreUnavailable
-from ..settings import Settings
-from ..stores.base import ExchangeStore, Query, Summary
+from gemini_caching_proxy.errors import StoreCorrupt, StoreUnavailable
+from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.stores.base import ExchangeStore, Query, Summary
+
 from .access import reading, store_exists
 from .listing import Listing
 from .options import FILTERS, FOLDER, JSON, Filters, limit_option, with_options
@@ -34,13 +36,13 @@ async def tail(settings: Settings, filters: Filters, limit: int, json: bool) -> 
             told = True
         else:
             # Taken before the file is opened: a file that is put in its place afterwards must be noticed.
-            identity = _identity(settings)
+            still_there = partial(_is_same_file, settings, _identity(settings))
             try:
                 async with reading(settings) as store:
                     query = await filters.resolved(store)
                     if position is None:
                         position = await _history(store, query, limit, sink)
-                    position = await _follow(store, query, position, sink, lambda: _identity(settings) == identity)
+                    position = await _follow(store, query, position, sink, still_there)
             except StoreCorrupt:
                 raise
             except StoreUnavailable as error:
@@ -93,6 +95,10 @@ async def _follow(
             position = batch[-1].sequence if batch else newest
         await asyncio.sleep(POLL_SECONDS)
     return 0
+
+
+def _is_same_file(settings: Settings, identity: tuple[int, int] | None) -> bool:
+    return _identity(settings) == identity
 
 
 def _identity(settings: Settings) -> tuple[int, int] | None:

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from ..stores.base import Summary
+from gemini_caching_proxy.stores.base import Summary
+
 from .figures import NONE, clock_text, cost_text, count_text, duration_text, local_time
 from .terminal import one_line
 

@@ -13,9 +13,11 @@ from uuid import UUID
 
 import msgspec
 
-from ..exchange import Body, Chunk, Exchange, Price, Response, Timing, Usage
-from ..settings import Settings
-from ..stores.base import Hit, StatsRow, Summary
+from gemini_caching_proxy.exchange import Body, Chunk, Exchange, Price, Response, Timing, Usage
+from gemini_caching_proxy.redaction import DOCUMENTED_FORMATS
+from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.stores.base import Hit, StatsRow, Summary
+
 from .commands import COMMANDS, load_command
 from .flags import default_text, sections, variable_of
 from .records import exchange_record, hit_record, stats_record, summary_record
@@ -81,6 +83,16 @@ def environment_page() -> str:
             lines += ["", *textwrap.wrap(field.description or "", 110, initial_indent="# ", subsequent_indent="# ")]
             lines.append(f"# {variable_of(name)}={_example(name)}")
     return "\n".join(lines) + "\n"
+
+
+def formats_table() -> str:
+    """The table in `docs/redaction.md`: what is found in bodies without being told."""
+    rows = (f"| {name} | {_code(example)} |" for name, example, _ in DOCUMENTED_FORMATS)
+    return "\n".join(["| credential | shape |", "|---|---|", *rows]) + "\n"
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("|", "\\|") + "`"
 
 
 _EXAMPLES = {
@@ -230,7 +242,7 @@ STATS = StatsRow(
     ttft_us_p99=3_000_000,
 )
 
-PAGES = {"commands": commands_page, "environment": environment_page}
+PAGES = {"commands": commands_page, "environment": environment_page, "formats": formats_table}
 
 if __name__ == "__main__":
     say(PAGES[sys.argv[1]]().rstrip("\n"))

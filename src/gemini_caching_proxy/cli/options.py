@@ -16,9 +16,10 @@ from uuid import UUID
 
 import typer
 
-from ..exchange import FailureKind
-from ..settings import load_settings
-from ..stores.base import ExchangeStore, Query
+from gemini_caching_proxy.exchange import FailureKind
+from gemini_caching_proxy.settings import load_settings
+from gemini_caching_proxy.stores.base import ExchangeStore, Query
+
 from .figures import read_moment
 
 FOLDER_PANEL = "Where"
@@ -173,21 +174,50 @@ def _read_moment(flag: str, text: str | None) -> int | None:
 FILTERS = Bundle(
     (
         option(
-            "model", str, "Model asked for or that answered; gemini-3* matches any rest.", "--model", panel=FILTER_PANEL
+            "model",
+            str,
+            "Model asked for or that answered; gemini-3* matches any rest.",
+            "--model",
+            metavar="MODEL",
+            panel=FILTER_PANEL,
         ),
         option(
-            "operation", str, "What was asked: generate_content, embed_content, …", "--operation", panel=FILTER_PANEL
+            "operation",
+            str,
+            "What was asked: generate_content, embed_content, …",
+            "--operation",
+            metavar="NAME",
+            panel=FILTER_PANEL,
         ),
-        option("status", str, "HTTP status, 404 or 4xx.", "--status", panel=FILTER_PANEL),
+        option("status", str, "HTTP status, 404 or 4xx.", "--status", metavar="STATUS", panel=FILTER_PANEL),
         option("errors", bool, "Only failures and statuses of 400 or more.", "--errors", panel=FILTER_PANEL),
-        option("failure", FailureKind, "Only this kind of failure.", "--failure", panel=FILTER_PANEL),
-        option("since", str, "Started after: 30m, 2h, 7d ago, or an ISO date or time.", "--since", panel=FILTER_PANEL),
-        option("until", str, "Started before, written like --since.", "--until", panel=FILTER_PANEL),
+        option("failure", FailureKind, "Only this kind of failure.", "--failure", metavar="KIND", panel=FILTER_PANEL),
         option(
-            "conversation", str, "Exchanges of one conversation, by any id in it.", "--conversation", panel=FILTER_PANEL
+            "since",
+            str,
+            "Started after: 30m, 2h, 7d ago, or an ISO date or time.",
+            "--since",
+            metavar="WHEN",
+            panel=FILTER_PANEL,
         ),
-        option("contains", str, "Words that request or answer holds, all of them.", "--contains", panel=FILTER_PANEL),
-        option("client", str, "Start of the client's user agent.", "--client", panel=FILTER_PANEL),
+        option("until", str, "Started before, written like --since.", "--until", metavar="WHEN", panel=FILTER_PANEL),
+        option(
+            "conversation",
+            str,
+            "Exchanges of one conversation, by any id in it.",
+            "--conversation",
+            metavar="ID",
+            panel=FILTER_PANEL,
+        ),
+        option(
+            "contains",
+            str,
+            "Words that request or answer holds, all of them.",
+            "--contains",
+            metavar="WORDS",
+            panel=FILTER_PANEL,
+        ),
+        option("client", str, "Start of the client's user agent.", "--client", metavar="AGENT", panel=FILTER_PANEL),
     ),
     _make_filters,
 )
@@ -196,7 +226,13 @@ FILTERS = Bundle(
 def limit_option(default: int, help_: str) -> Bundle:
     """`-n/--limit`, a positive number."""
     info = typer.Option(
-        "--limit", "-n", help=f"{help_} ({default} by default).", min=1, max=100_000, show_default=False
+        "--limit",
+        "-n",
+        help=f"{help_} ({default} by default).",
+        metavar="NUMBER",
+        min=1,
+        max=100_000,
+        show_default=False,
     )
     parameter = inspect.Parameter(
         "limit", inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[int, info]

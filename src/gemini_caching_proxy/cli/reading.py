@@ -9,8 +9,9 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from ..settings import Settings
-from ..stores.base import Query, StatsGroup
+from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.stores.base import Query, StatsGroup
+
 from .access import first_steps, reading, store_exists
 from .figures import NONE, bytes_text, cost_text, count_text, duration_text
 from .listing import Listing, spans_days
@@ -22,7 +23,8 @@ from .terminal import note, one_line, output, visible, write_json
 NOTHING_FITS = "No recorded exchange fits."
 
 CURSOR = Bundle(
-    (option("cursor", str, "Go on where an earlier page ended.", "--cursor"),), lambda values: values["cursor"]
+    (option("cursor", str, "Go on where an earlier page ended.", "--cursor", metavar="CURSOR"),),
+    lambda values: values["cursor"],
 )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
-from ..exchange import Body, Exchange, Failure, Headers, Price, Response, Timing, Usage
-from ..stores.base import Hit, StatsRow, Summary
+from gemini_caching_proxy.exchange import Body, Exchange, Failure, Headers, Price, Response, Timing, Usage
+from gemini_caching_proxy.stores.base import Hit, StatsRow, Summary
+
 from .figures import iso_text
 
 

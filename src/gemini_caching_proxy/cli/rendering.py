@@ -12,8 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..exchange import Body, Exchange, Headers, Usage
-from ..providers.base import Block, Rendering, Turn
+from gemini_caching_proxy.exchange import Body, Exchange, Headers, Usage
+from gemini_caching_proxy.providers.base import Block, Rendering, Turn
+
 from .figures import bytes_text, cost_text, count_text, duration_text, local_time
 from .terminal import one_line, styled, visible
 

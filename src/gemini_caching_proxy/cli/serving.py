@@ -8,9 +8,10 @@ from typing import Any
 
 import typer
 
-from .. import demo as demonstration
-from .. import supervisor
-from ..settings import Settings
+from gemini_caching_proxy import demo as demonstration
+from gemini_caching_proxy import supervisor
+from gemini_caching_proxy.settings import Settings
+
 from .flags import SETTINGS
 from .options import Bundle, option, with_options
 from .terminal import say

@@ -9,13 +9,14 @@ from uuid import UUID
 
 import typer
 
-from ..content_coding import uncoded
-from ..errors import NotFound
-from ..exchange import Exchange
-from ..providers import providers
-from ..providers.base import Rendering
-from ..settings import Settings
-from ..stores.base import ExchangeStore
+from gemini_caching_proxy.content_coding import uncoded
+from gemini_caching_proxy.errors import NotFound
+from gemini_caching_proxy.exchange import Exchange
+from gemini_caching_proxy.providers import providers
+from gemini_caching_proxy.providers.base import Rendering
+from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.stores.base import ExchangeStore
+
 from .access import find, reading
 from .options import FOLDER, JSON, Bundle, option, refuse, with_options
 from .records import exchange_record

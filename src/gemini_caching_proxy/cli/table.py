@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..stores.base import StatsRow
+from gemini_caching_proxy.stores.base import StatsRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from rich.text import Text
 
-from ..exchange import Chunk, Exchange
+from gemini_caching_proxy.exchange import Chunk, Exchange
+
 from .figures import bytes_text, duration_text
 
 MOST_ROWS = 40

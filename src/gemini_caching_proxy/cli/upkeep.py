@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ..errors import StoreUnavailable
-from ..recording_status import RecorderStatus, read_status, wait_drained
-from ..settings import Settings
-from ..stores.base import Gap, StoreSize
+from gemini_caching_proxy.errors import StoreUnavailable
+from gemini_caching_proxy.recording_status import RecorderStatus, read_status, wait_drained
+from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.stores.base import Gap, StoreSize
+
 from .access import first_steps, reading, store_exists, writing
 from .figures import bytes_text, count_text, iso_text, local_time, read_moment
 from .options import FOLDER, JSON, Bundle, option, refuse, with_options
