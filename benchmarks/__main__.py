@@ -213,7 +213,8 @@ def interrupted(number: int, frame: object) -> NoReturn:
 
 def main() -> int:
     options = parse_options()
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
     machine.allow_open_files()
     run = Run(options, report.console())
     started = datetime.now(UTC)
@@ -235,7 +236,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
     except PermissionError as error:
         sys.exit(f"--nice below 0 is for root alone ({error})")
