@@ -101,7 +101,7 @@ class ProxyProcess:
 
     def child(self, name: str) -> psutil.Process:
         """`worker-0`, `recorder`, …; AssertionError if it does not run."""
-        found = [each for each in psutil.Process(self.pid).children() if name in _arguments(each)]
+        found = [each for each in psutil.Process(self.pid).children() if name in arguments(each)]
         assert found, f"no process {name}"
         return found[0]
 
@@ -206,7 +206,8 @@ class ProxyProcess:
                 child.kill()
 
 
-def _arguments(process: psutil.Process) -> list[str]:
+def arguments(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty if it is gone."""
     try:
         return process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):

@@ -7,8 +7,10 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
+
 from wire import (
     Answered,
     Asked,
@@ -156,11 +158,17 @@ PASSED: dict[str, tuple[bytes, bytes]] = {
     "chunk extension": (CHUNKED + b"2;a=b\r\n{}\r\n0\r\n\r\n", b"/v1beta/models/m:countTokens"),
     "upper-case coding": (POST + b"Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n", b"/v1beta/models/m:countTokens"),
     "trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-T: t\r\n\r\n", b"/v1beta/models/m:countTokens"),
-    "own absolute form": (b"GET http://localhost:8000/v1beta/models?a=b HTTP/1.1\r\n" + HOST + b"\r\n", b"/v1beta/models?a=b"),
+    "own absolute form": (
+        b"GET http://localhost:8000/v1beta/models?a=b HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"/v1beta/models?a=b",
+    ),
     "Host in IPv6": (b"GET /v1beta/models HTTP/1.1\r\nHost: [::1]:8000\r\n\r\n", b"/v1beta/models"),
     "Host in upper case with dot": (b"GET /v1beta/models HTTP/1.1\r\nHost: LOCALHOST.:80\r\n\r\n", b"/v1beta/models"),
     "HTTP/1.0": (b"GET /v1beta/models HTTP/1.0\r\n" + HOST + b"\r\n", b"/v1beta/models"),
-    "odd escapes": (b"GET /v1beta/files/%7E%zz%27/../b?%%20 HTTP/1.1\r\n" + HOST + b"\r\n", b"/v1beta/files/%7E%zz%27/../b?%%20"),
+    "odd escapes": (
+        b"GET /v1beta/files/%7E%zz%27/../b?%%20 HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"/v1beta/files/%7E%zz%27/../b?%%20",
+    ),
     "local Origin": (GET + b"Origin: http://localhost:3000\r\n\r\n", b"/v1beta/models"),
     "VS Code webview": (GET + b"Origin: vscode-webview://1a2b\r\n\r\n", b"/v1beta/models"),
     "127 fields": (GET + b"".join(b"X-%d: a\r\n" % at for at in range(127)) + b"\r\n", b"/v1beta/models"),
@@ -329,7 +337,7 @@ def cuts(source: random.Random, data: bytes) -> list[bytes]:
     """The same bytes in one to three pieces."""
     places = sorted(source.randint(0, len(data)) for _ in range(source.randint(0, 2)))
     bounds = [0, *places, len(data)]
-    return [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False) if end > start]
+    return [data[start:end] for start, end in pairwise(bounds) if end > start]
 
 
 def check_forwarded(asked: Asked) -> None:

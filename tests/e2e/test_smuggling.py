@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from wire import Answered, Client, Closed, Peer, ScriptedUpstream, respond
 
 from .serving import ProxyProcess, wait_for

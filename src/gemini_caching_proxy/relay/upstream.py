@@ -221,6 +221,8 @@ class UpstreamConnection(asyncio.Protocol):
         # Only now: an interim answer in front makes room for the next.
         answer = self._answer
         if not answer.head_done:
+            # The first byte is there: from here pauses count.
+            self.deadline = max(self.deadline, monotonic() + self._pool.idle_timeout)
             self._check_unfinished_head(len(data))
             return
         self.deadline = monotonic() + self._pool.idle_timeout
