@@ -249,15 +249,23 @@ def make_gate(settings: Settings) -> Gate:
 async def _worker(settings: Settings, sockets: list[socket.socket], name: str) -> None:
     worker = Worker(settings, sockets, name)
     _on_stop(worker.stop)
-    print("ready", flush=True)  # noqa: T201 - the supervisor waits for this line
+    _say_ready(worker.stop)
     await worker.run()
 
 
 async def _recorder(settings: Settings) -> None:
     stop = asyncio.Event()
     _on_stop(stop.set)
-    print("ready", flush=True)  # noqa: T201 - the supervisor waits for this line
+    _say_ready(stop.set)
     await recorder.run(settings, stop)
+
+
+def _say_ready(stop: Callable[[], object]) -> None:
+    """Tell the supervisor; stop if it is gone already."""
+    try:
+        os.write(1, b"ready\n")
+    except BrokenPipeError:
+        stop()
 
 
 def _on_stop(stop: Callable[[], object]) -> None:
@@ -276,7 +284,11 @@ def _on_stop(stop: Callable[[], object]) -> None:
 
 def main() -> int:
     """Run one child process; its settings and sockets come from the supervisor."""
-    parcel = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
+    line = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
+    if not line:
+        # The supervisor died before it said what to do.
+        return 1
+    parcel = json.loads(line)
     settings = Settings.from_parcel(parcel["settings"])
     configure_logging(settings.log_level, settings.log_format, make_redactor(settings))
     try:

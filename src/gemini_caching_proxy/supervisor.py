@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from .app import listener_tls, make_redactor
 from .errors import ConfigError, FolderInUse, ProxyError
@@ -27,10 +28,12 @@ from .relay.origin import Origin, proxy_for, tls_context
 from .settings import Settings
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_IN_USE = 0, 1, 2, 3
-RESTART_SECONDS = 0.2
-RESTART_SECONDS_MOST = 10.0
+RESTART_SECONDS = 0.1
+RESTART_SECONDS_MOST = 3.0
 BIND_PATIENCE_SECONDS = 3.0
 SERVE_FILE = "serve.json"
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""For glibc: bodies of 200 KB come and go, and giving their pages back each time costs more than copying them."""
 log = get_logger(__name__)
 
 
@@ -117,8 +120,9 @@ def listen(settings: Settings) -> list[socket.socket]:
         try:
             return _bind(settings)
         except OSError as error:
-            # A predecessor that was killed may need a moment to let go of the port.
-            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline and not _answers(settings):
+            # Processes of a predecessor that was killed may need a moment to let go of the port.
+            mine = _predecessor_port(settings.data_dir) == settings.port
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline and mine:
                 time.sleep(0.1)
                 continue
             raise ConfigError(_bind_sentence(settings, error)) from None
@@ -165,12 +169,12 @@ def _socket(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.so
     return sock
 
 
-def _answers(settings: Settings) -> bool:
+def _predecessor_port(data_dir: Path) -> int | None:
+    """The port of a serve on this folder that ended without cleaning up."""
     try:
-        socket.create_connection((settings.host, settings.port), timeout=0.2).close()
-    except OSError:
-        return False
-    return True
+        return urlsplit(json.loads((data_dir / SERVE_FILE).read_text())["url"]).port
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _bind_sentence(settings: Settings, error: OSError) -> str:
@@ -240,7 +244,7 @@ class Supervisor:
                 await self._see_out(name, process, ended)
                 return
             log.warning("a process died and is started again", process=name, exit_code=process.returncode)
-            pause = RESTART_SECONDS if time.monotonic() - started > 5 else min(pause * 2, RESTART_SECONDS_MOST)
+            pause = RESTART_SECONDS if time.monotonic() - started > 1 else min(pause * 2, RESTART_SECONDS_MOST)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
 
@@ -255,6 +259,7 @@ class Supervisor:
             stdout=asyncio.subprocess.PIPE,
             pass_fds=fds,
             process_group=0,
+            env=MALLOC | os.environ,
         )
         parcel = {
             "kind": "recorder" if name == "recorder" else "worker",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,8 +25,8 @@ pytestmark = [
     pytest.mark.skipif(not RECORDING.exists(), reason=f"no recorded traffic in {TRAFFIC}"),
 ]
 
-# What the price list does not know, or knows no per-token price for.
 UNPRICED_MODELS = ("gemini-embedding", "text-embedding")
+"""What the price list does not know, or knows no per-token price for."""
 
 
 def load() -> list[dict[str, Any]]:
@@ -88,11 +89,11 @@ def test_bytes_record_usage_and_price(tmp_path: Path) -> None:
     assert len(entries) > 400
     upstream = ReplayUpstream([as_upstream(entry) for entry in entries])
     with ServerThread(upstream), ProxyProcess(tmp_path, upstream=upstream.url) as proxy:
-        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)
-        for entry in entries:
-            status, body = ask(connection, entry)
-            assert status == entry["status"], entry["source"]
-            assert body == (entry["response_body"] or "").encode(), entry["source"]
+        with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)) as connection:
+            for entry in entries:
+                status, body = ask(connection, entry)
+                assert status == entry["status"], entry["source"]
+                assert body == (entry["response_body"] or "").encode(), entry["source"]
         exchanges = proxy.exchanges()
     assert not upstream.unmatched
     assert len(exchanges) == len(entries)
@@ -111,4 +112,7 @@ def recorded_well(entry: dict[str, Any], exchange: Exchange) -> bool:
         return True
     if exchange.usage is None or exchange.usage.total_tokens != usage["totalTokenCount"]:
         return False
+    if "promptTokenCount" not in usage:
+        # Creating a cache states a total alone, and is billed by the hour: unpriced, not free.
+        return exchange.price is None
     return exchange.price is not None or (exchange.model or "").startswith(UNPRICED_MODELS)

@@ -16,6 +16,8 @@ from .http1 import LAST_CHUNK, Request, Shape, trailer_section
 from .upstream import Pool, Receiver, UpstreamConnection
 
 MAX_WAITING_BYTES = 256 * 1024
+COPY_BYTES = 16 * 1024
+"""Up to this size joining is cheaper than handing over several buffers."""
 
 
 class Outbound(Receiver):
@@ -105,4 +107,7 @@ class Outbound(Receiver):
                 out.append(trailer_section(request.trailers) if request.trailers else LAST_CHUNK)
         else:
             out += pieces
-        upstream.write(b"".join(out))
+        if pieces and len(pieces[-1]) > COPY_BYTES:
+            upstream.transport.writelines(out)
+        else:
+            upstream.write(b"".join(out))
