@@ -58,7 +58,7 @@ NOT_ON_THE_PATH = frozenset({"orjson", "apsw", "sqlite3", "pydantic", "typer", "
 """What the modules on the path of a request do not import: parsers of bodies, databases, frameworks."""
 
 FUNCTION_IMPORTS = frozenset({("pricing", "genai_prices")})
-"""(module, imported) that are allowed inside a function: the price list takes long to load and few processes need it."""
+"""(module, imported) allowed inside a function: the price list takes long to load, and few processes need it."""
 
 WITHOUT_TEST: dict[str, str] = {
     "__main__": "two lines; every test that runs the program goes through it",

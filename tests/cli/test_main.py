@@ -62,6 +62,14 @@ def test_a_bad_store_is_named(call: Call) -> None:
     assert "--store" in ran.err
 
 
+def test_a_settings_file_that_cannot_be_read_is_named(call: Call, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"GEMINI_PROXY_PORT=\xff\xfe\n")
+    ran = call("list")
+    assert ran.code == 2
+    assert ".env" in ran.err
+    assert ran.err.count("\n") == 1
+
+
 def test_a_damaged_store_is_a_sentence(call: Call, tmp_path: Path) -> None:
     (tmp_path / "exchanges.sqlite3").write_bytes(b"this is no database " * 100)
     for command in (["list"], ["stats"], ["show", "last"], ["prune", "--older-than", "1d", "--yes"]):

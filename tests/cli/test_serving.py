@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def test_a_taken_port_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
 def test_it_serves_refuses_a_second_and_stops(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     words = [sys.executable, "-m", "gemini_caching_proxy", "serve", "--port", "0", "--data-dir", str(folder)]
+    words += ["--gemini-base-url", "http://127.0.0.1:1"]
     with subprocess.Popen(
         words, stderr=subprocess.PIPE, env={**os.environ, "GEMINI_PROXY_LOG_LEVEL": "warning"}
     ) as process:
@@ -58,6 +60,11 @@ def test_it_serves_refuses_a_second_and_stops(tmp_path: Path) -> None:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{url}/healthz", timeout=10) as response:
                 assert json.load(response) == {"status": "live"}
+            with pytest.raises(urllib.error.HTTPError) as unreachable:
+                opener.open(f"{url}/v1beta/models", timeout=10)
+            assert unreachable.value.code == 502
+            unreachable.value.close()
+            look_on(folder)
             started = time.monotonic()
             second = run_program("serve", "--port", "0", "--data-dir", str(folder))
             assert time.monotonic() - started < 10
@@ -68,6 +75,19 @@ def test_it_serves_refuses_a_second_and_stops(tmp_path: Path) -> None:
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+def look_on(folder: Path) -> None:
+    """The other commands beside a running proxy, those that write too."""
+    where = ("--data-dir", str(folder))
+    assert run_program("status", "--wait-drained", "--timeout", "30", *where).code == 0
+    (listed,) = run_program("list", "--json", *where).records
+    assert (listed["status"], listed["failure"], listed["operation"]) == (502, "connect_failed", "list_models")
+    assert run_program("stats", "--json", *where).records[0]["errors"] == 1
+    (status,) = run_program("status", "--json", *where).records
+    assert (status["recorder_alive"], status["exchanges"]) == (True, 1)
+    assert run_program("prune", "--older-than", "0s", "--yes", "--json", *where).records[0]["exchanges"] == 1
+    assert run_program("list", "--json", *where).records == []
 
 
 def _url(folder: Path, process: subprocess.Popen[bytes]) -> str:

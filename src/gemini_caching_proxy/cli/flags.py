@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from gemini_caching_proxy.settings import ENV_PREFIX, MIB, Settings, load_settings
+from gemini_caching_proxy.settings import ENV_PREFIX, MIB, Settings
 
-from .options import Bundle
+from .options import Bundle, read_settings
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Listening": (
@@ -128,5 +128,5 @@ SETTINGS = Bundle(
         for section, names in sections().items()
         for name in names
     ),
-    lambda values: load_settings(**values),
+    read_settings,
 )

@@ -16,8 +16,9 @@ from uuid import UUID
 
 import typer
 
+from gemini_caching_proxy.errors import ConfigError
 from gemini_caching_proxy.exchange import FailureKind
-from gemini_caching_proxy.settings import load_settings
+from gemini_caching_proxy.settings import Settings, load_settings
 from gemini_caching_proxy.stores.base import ExchangeStore, Query
 
 from .figures import read_moment
@@ -80,6 +81,18 @@ def refuse(flag: str, problem: ValueError | str) -> typer.BadParameter:
     return typer.BadParameter(str(problem), param_hint=flag)
 
 
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """The settings that flags, environment and `.env` make together.
+
+    Raises:
+        ConfigError: one sentence that names what is wrong.
+    """
+    try:
+        return load_settings(**values)
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"The file .env here cannot be read: {error}.") from None
+
+
 FOLDER = Bundle(
     (
         option(
@@ -99,7 +112,7 @@ FOLDER = Bundle(
             panel=FOLDER_PANEL,
         ),
     ),
-    lambda values: load_settings(**values),
+    lambda values: read_settings(values),
 )
 
 JSON = Bundle(

@@ -18,7 +18,7 @@ from .listing import Listing, spans_days
 from .options import FILTERS, FOLDER, JSON, Bundle, Filters, limit_option, option, refuse, with_options
 from .records import hit_record, stats_record, summary_record
 from .table import TableColumn, fitting_table
-from .terminal import note, one_line, output, visible, write_json
+from .terminal import note, one_line, output, put, visible, write_json
 
 NOTHING_FITS = "No recorded exchange fits."
 
@@ -84,7 +84,7 @@ async def search(
     listing = Listing(console.width, days=spans_days((hit.summary for hit in hits), now))
     for hit in hits:
         console.print(listing.line(hit.summary, now, preview=False), soft_wrap=True)
-        console.print(Padding(_snippet(hit.snippet), (0, 0, 0, 4), expand=False))
+        put(Padding(_snippet(hit.snippet), (0, 0, 0, 4), expand=False))
     if not hits:
         note(NOTHING_FITS)
 
@@ -147,12 +147,8 @@ async def stats(settings: Settings, filters: Filters, by: StatsGroup | None, jso
     if not rows:
         note(NOTHING_FITS)
         return
-    console = output()
-    console.print(
-        fitting_table(
-            by or "", rows, STATS_COLUMNS, lambda row: one_line(row.key) or (NONE if by else "all"), console.width
-        )
-    )
+    width = output().width
+    put(fitting_table(by or "", rows, STATS_COLUMNS, lambda row: one_line(row.key) or (NONE if by else "all"), width))
     unpriced, exchanges = sum(row.exchanges - row.priced for row in rows), sum(row.exchanges for row in rows)
     if unpriced:
         note(f"{unpriced} of {exchanges} exchanges have no known price; they are not in the cost.")

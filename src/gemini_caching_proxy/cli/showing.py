@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import typer
+from rich.text import Text
 
 from gemini_caching_proxy.content_coding import uncoded
 from gemini_caching_proxy.errors import NotFound
@@ -21,7 +22,7 @@ from .access import find, reading
 from .options import FOLDER, JSON, Bundle, option, refuse, with_options
 from .records import exchange_record
 from .rendering import added_turns, body_notes, conversation, facts, headers, raw
-from .terminal import note, output, write_json
+from .terminal import note, output, put, write_json
 from .timeline import timeline
 
 BodySide = Literal["request", "response"]
@@ -95,11 +96,9 @@ def _write_body(exchange: Exchange, side: BodySide) -> None:
 
 
 def _print(exchange: Exchange, parent: Exchange | None, view: dict[str, bool]) -> None:
-    console = output()
-    console.print(facts(exchange))
+    put(facts(exchange))
     if view["timeline"]:
-        console.print()
-        console.print(timeline(exchange, console.width))
+        put(Text(), timeline(exchange, output().width))
         return
     if view["headers"]:
         _print_headers(exchange)
@@ -107,28 +106,27 @@ def _print(exchange: Exchange, parent: Exchange | None, view: dict[str, bool]) -
 
 
 def _print_headers(exchange: Exchange) -> None:
-    console = output()
     line = f"{exchange.method} {exchange.target} HTTP/{exchange.http_version}"
-    console.print(headers("request headers", line, exchange.request_headers))
+    put(headers("request headers", line, exchange.request_headers))
     response = exchange.response
     if response is not None:
         line = f"{response.status} {response.reason.decode('latin-1')}"
-        console.print(headers("response headers", line, response.headers + response.trailers))
+        put(headers("response headers", line, response.headers + response.trailers))
 
 
 def _print_turn(exchange: Exchange, parent: Exchange | None, *, full: bool) -> None:
-    console = output()
     rendering = render(exchange)
     response = exchange.response
     if rendering.request or rendering.response:
         earlier = 0 if full or parent is None else added_turns(rendering, render(parent))
-        console.print(conversation(rendering, earlier=earlier, full=full))
+        put(conversation(rendering, earlier=earlier, full=full))
     if not rendering.request:
         plain = uncoded(exchange.request_headers, exchange.request_body.data).data
-        console.print(raw("request", plain, exchange.request_body, full=full))
+        put(raw("request", plain, exchange.request_body, full=full))
     if not rendering.response and response is not None:
         plain = uncoded(response.headers, response.body.data).data
-        console.print(raw("response", plain, response.body, full=full))
+        put(raw("response", plain, response.body, full=full))
+    sys.stdout.flush()
     for side, body in (("request", exchange.request_body), ("response", response.body if response else None)):
         if body is not None and body_notes(body):
             note(f"{side}: {body_notes(body)}.")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 # C0 and C1 controls (escape sequences begin with one of them), line separators, marks that reorder text, and the
@@ -59,6 +59,15 @@ def output() -> Output:
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         legacy_windows=False,
     )
+
+
+def put(*parts: RenderableType) -> None:
+    """Blocks on standard output, without the spaces that fill lines up."""
+    console = output()
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    say(*(line.rstrip() for line in captured.get().split("\n")[:-1]))
 
 
 def say(*lines: str) -> None:
