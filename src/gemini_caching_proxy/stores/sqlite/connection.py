@@ -22,6 +22,7 @@ from .schema import VERSION, migrate, version_of
 
 OLDEST_SAFE = (3, 51, 3)
 """Older SQLite can corrupt a WAL file when two connections write and checkpoint at once (sqlite.org/wal.html)."""
+AUTO_VACUUM_INCREMENTAL = 2
 WRITER_WAIT_MS = 10_000
 READER_WAIT_MS = 10_000
 
@@ -144,7 +145,8 @@ def _touch(path: Path) -> None:
 def _prepare_writer(connection: apsw.Connection, mode: str) -> None:
     connection.set_busy_timeout(WRITER_WAIT_MS)
     _harden(connection)
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # holds only for a file without tables
+    if connection.pragma("auto_vacuum") != AUTO_VACUUM_INCREMENTAL:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes hold in a file without tables only
     if connection.pragma("journal_mode") != mode:
         connection.execute(f"PRAGMA journal_mode = {mode}")
     connection.execute(

@@ -17,7 +17,9 @@ from ...exchange import Exchange, FailureKind
 from ..base import Query, StatsGroup
 
 LARGEST = 2**42
-"""Larger numbers in a body are nonsense, and must neither keep a batch out nor overflow a sum."""
+"""Larger numbers in a body are nonsense, and must not overflow a sum."""
+INT64_MAX = 2**63 - 1
+"""No number may be larger and still be kept; it must not keep its batch out."""
 
 
 def clean(text: str) -> str:
@@ -25,8 +27,8 @@ def clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def bounded(number: int | None) -> int | None:
-    return None if number is None else max(-LARGEST, min(number, LARGEST))
+def bounded(number: int | None, largest: int = LARGEST) -> int | None:
+    return None if number is None else max(-largest, min(number, largest))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ the keys come from a short look into the index per facet, merged: a rare facet i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from uuid import UUID
 
@@ -30,7 +32,10 @@ from .writer import chain_mark, response_mark
 
 MOST_FACETS_APART = 1000
 """With more facets than this to look into, walking all exchanges by time is cheaper."""
+FEW_KEYS = 8
 FOREVER = 2**63 - 1
+
+_CURSOR_NUMBER = re.compile("[0-9a-f]{1,15}|[0-7][0-9a-f]{15}")
 
 Key = tuple[int, int]
 """started_ns, sequence: the order of lists."""
@@ -160,9 +165,17 @@ class Reader:
         facets = self._facets.matching(query)
         if facets is None or query.conversation is not None or len(facets) > MOST_FACETS_APART:
             return self._keys(query, facets, before, limit)
-        apart = replace(query, **dict.fromkeys(FACET_FIELDS))
-        found = [key for facet in facets for key in self._keys(apart, None, before, limit, facet=facet)]
-        return sorted(found, reverse=True)[:limit]
+        return self._newest_of(facets, replace(query, **dict.fromkeys(FACET_FIELDS)), before, limit)
+
+    def _newest_of(self, facets: Sequence[int], query: Query, before: Key, limit: int) -> list[Key]:
+        """Merge what each facet has: few keys of each at first, all of those whose few were all among the newest."""
+        few = FEW_KEYS + 2 * limit // (len(facets) or 1)
+        found = {facet: self._keys(query, None, before, min(few, limit), facet=facet) for facet in facets}
+        last = sorted(chain.from_iterable(found.values()), reverse=True)[:limit][-1:]
+        for facet, keys in found.items():
+            if len(keys) == few < limit and keys[-1:] >= last:
+                found[facet] = self._keys(query, None, before, limit, facet=facet)
+        return sorted(chain.from_iterable(found.values()), reverse=True)[:limit]
 
     def _keys(
         self, query: Query, facets: Sequence[int] | None, before: Key, limit: int, *, facet: int | None = None
@@ -242,6 +255,6 @@ def _parse_cursor(cursor: str | None, kind: str, numbers: int) -> list[int]:
     if cursor is None:
         return [FOREVER] * numbers
     found, *fields = cursor.split(".")
-    if found != kind or len(fields) != numbers:
+    if found != kind or len(fields) != numbers or not all(map(_CURSOR_NUMBER.fullmatch, fields)):
         raise ValueError(f"{cursor!r} is no cursor for this query.")
     return [int(field, 16) for field in fields]

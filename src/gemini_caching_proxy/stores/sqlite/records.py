@@ -18,7 +18,7 @@ import zstandard
 from blake3 import blake3
 
 from ...exchange import Body, Chunk, Exchange, Failure, Headers, Outcome, Piece, Price, Response, Timing, Usage
-from .facets import Facet, bounded, clean
+from .facets import INT64_MAX, Facet, bounded, clean
 
 CHAIN_BLOCK = 8
 """Chain hashes per part. The chains of a conversation share all blocks but the last, which stays in the record."""
@@ -205,7 +205,7 @@ def _record(
 def _fitting(values: tuple[Any, ...]) -> Any:
     """The values with what MessagePack cannot hold made fit."""
     return tuple(
-        bounded(value) if isinstance(value, int) else clean(value) if isinstance(value, str) else value
+        bounded(value, INT64_MAX) if isinstance(value, int) else clean(value) if isinstance(value, str) else value
         for value in values
     )
 

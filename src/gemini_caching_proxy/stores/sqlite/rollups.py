@@ -1,7 +1,7 @@
 """Rollups: sums over many exchanges, kept as they come in.
 
-Each exchange counts in the rollups of its UTC hour and of its UTC day, in each under its facet and under facet 0, which is
-all. Rollups are not undone by pruning: what was spent outlives the bodies.
+Each exchange counts in the rollups of its UTC hour, its UTC day and its block of 16 days, in each under its facet and under
+facet 0, which is all. Rollups are not undone by pruning: what was spent outlives the bodies.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ SECOND_NS = 1_000_000_000
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 HOUR_NS = HOUR_S * SECOND_NS
+GRAINS = (("hour", HOUR_S), ("day", DAY_S), ("block", 16 * DAY_S))
+"""From fine to coarse; each starts at multiples of its seconds since 1970 and holds whole ones of the one before."""
 ALL_FACETS = 0
 
 Measure = tuple[
@@ -88,9 +90,11 @@ class Rollups:
 
     def count(self, started_ns: int, facet: int, measure: Measure, *, is_error: bool) -> None:
         second = started_ns // SECOND_NS
-        for grain, start in (("hour", second - second % HOUR_S), ("day", second - second % DAY_S)):
+        for grain, seconds in GRAINS:
             for number in (facet, ALL_FACETS):
-                self._tallies.setdefault((grain, number, start), Tally()).count(measure, is_error=is_error)
+                self._tallies.setdefault((grain, number, second - second % seconds), Tally()).count(
+                    measure, is_error=is_error
+                )
 
     def write(self, connection: apsw.Connection) -> None:
         """Add to the stored rollups, in the running transaction."""
@@ -107,7 +111,7 @@ class Span:
     """Half-open range: of Unix seconds for a rollup grain, of nanoseconds for exchanges."""
 
     grain: str
-    """`day`, `hour`, or `exchange`."""
+    """A rollup's, or `exchange`."""
     start: int
     end: int
 
@@ -115,36 +119,43 @@ class Span:
 FOREVER = 2**63 - 1
 
 
-def spans(since_ns: int | None, until_ns: int | None, *, by_hour: bool) -> Iterator[Span]:
-    """The fewest rows that cover a time range: whole days, whole hours, exchanges at its ends.
+def spans(since_ns: int | None, until_ns: int | None, *, finest_wanted: str | None = None) -> Iterator[Span]:
+    """The fewest rows that cover a time range: blocks in its middle, exchanges at its ends.
 
     Args:
-        by_hour: the answer is wanted per hour, so days will not do.
+        finest_wanted: the answer is wanted per `hour` or `day`, so nothing coarser will do.
     """
     since = -FOREVER if since_ns is None else since_ns
     until = FOREVER if until_ns is None else until_ns
-    first_hour = -(-since // HOUR_NS) * HOUR_S if since_ns is not None else -FOREVER
-    last_hour = until // HOUR_NS * HOUR_S if until_ns is not None else FOREVER
     if since >= until:
         return
-    if first_hour >= last_hour:
+    first, last = _whole(since, until, HOUR_NS)
+    if first >= last:
         yield Span("exchange", since, until)
         return
-    if since_ns is not None and since < first_hour * SECOND_NS:
-        yield Span("exchange", since, first_hour * SECOND_NS)
-    yield from _whole_hours(first_hour, last_hour, by_hour=by_hour)
-    if until_ns is not None and last_hour * SECOND_NS < until:
-        yield Span("exchange", last_hour * SECOND_NS, until)
+    if since < first:
+        yield Span("exchange", since, first)
+    usable = GRAINS if finest_wanted is None else GRAINS[: [name for name, _ in GRAINS].index(finest_wanted) + 1]
+    start, end = (edge if abs(edge) == FOREVER else edge // SECOND_NS for edge in (first, last))
+    yield from _rollup_spans(start, end, usable)
+    if last < until:
+        yield Span("exchange", last, until)
 
 
-def _whole_hours(first: int, last: int, *, by_hour: bool) -> Iterator[Span]:
-    first_day = first if first == -FOREVER else -(-first // DAY_S) * DAY_S
-    last_day = last if last == FOREVER else last // DAY_S * DAY_S
-    if by_hour or first_day >= last_day:
-        yield Span("hour", first, last)
+def _rollup_spans(start: int, end: int, grains: Sequence[tuple[str, int]]) -> Iterator[Span]:
+    """Cover a range of whole units of the finest grain, the last grain of `grains` in the middle."""
+    *finer, (grain, seconds) = grains
+    first, last = _whole(start, end, seconds)
+    if first >= last:
+        yield from _rollup_spans(start, end, finer)
         return
-    if first < first_day:
-        yield Span("hour", first, first_day)
-    yield Span("day", first_day, last_day)
-    if last_day < last:
-        yield Span("hour", last_day, last)
+    if start < first:
+        yield from _rollup_spans(start, first, finer)
+    yield Span(grain, first, last)
+    if last < end:
+        yield from _rollup_spans(last, end, finer)
+
+
+def _whole(start: int, end: int, unit: int) -> tuple[int, int]:
+    """The whole units inside a range; an open end stays open."""
+    return start if start == -FOREVER else -(-start // unit) * unit, end if end == FOREVER else end // unit * unit

@@ -102,7 +102,7 @@ def m001_exchanges(connection: apsw.Connection) -> None:
         ) WITHOUT ROWID;
 
         CREATE TABLE rollups (
-            grain TEXT NOT NULL,            -- 'hour' or 'day'
+            grain TEXT NOT NULL,            -- 'hour', 'day' or 'block'
             facet INTEGER NOT NULL,         -- 0: all
             start INTEGER NOT NULL,         -- Unix seconds
             exchanges INTEGER NOT NULL,

@@ -35,7 +35,9 @@ class Statistics:
         if query.contains is not None or query.conversation is not None:
             self._add_exchanges(query, group, groups)
         else:
-            for span in spans(query.since_ns, query.until_ns, by_hour=group == "hour"):
+            for span in spans(
+                query.since_ns, query.until_ns, finest_wanted=group if group in ("day", "hour") else None
+            ):
                 if span.grain == "exchange":
                     within = replace(query, since_ns=span.start, until_ns=span.end)
                     self._add_exchanges(within, group, groups)
