@@ -119,6 +119,7 @@ class Worker:
                 origin=origin,
                 upstream=settings.gemini_base_url,
                 recording=self._recording,
+                redactor=redactor,
                 public_url=settings.public_url.encode() if settings.public_url else None,
                 scheme=b"https" if self._tls else b"http",
                 spawn=self._spawn,

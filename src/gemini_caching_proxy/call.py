@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .capture import Capture, JournalCapture, Recording, Unrecorded
 from .credentials import Settlement
 from .providers.base import Route
+from .redaction import Redactor
 from .relay.http1 import CHUNKED_LINE, Field, Kind, Request, Shape, connection_named, forwarded_fields
 from .relay.origin import Origin
 from .relay.upstream import Answer
@@ -29,6 +30,7 @@ class Surroundings:
     upstream: str
     """The base URL, as recorded."""
     recording: Recording | None
+    redactor: Redactor
     public_url: bytes | None
     scheme: bytes
     """Of our listener."""
@@ -38,8 +40,7 @@ class Surroundings:
     """Told the rewritten upload URL and the fingerprint of who began it."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
+class AnswerHead(NamedTuple):
     """A response head, ready for the client and for the record."""
 
     data: bytes
@@ -56,11 +57,14 @@ class Call:
     __slots__ = (
         "_around",
         "_client_base",
+        "_recording",
+        "upstream",
         "_head",
         "_recorded",
         "_shape",
         "_tail",
         "cors",
+        "needles",
         "route",
         "settlement",
         "target",
@@ -78,10 +82,13 @@ class Call:
     ) -> None:
         """`target`: what is asked of the upstream, base path included; `cors`: lines for every answer."""
         self._around = around
+        self._recording = around.recording
+        self.upstream = around.upstream
         self._shape = shape
         self.route = route
         self.target = recorded_target
         self.settlement = settlement
+        self.needles = around.redactor.needles(settlement.secrets)
         self.cors = cors
         self._client_base = (around.public_url or b"%b://%b" % (around.scheme, shape.host)) + route.prefix
         self._head, self._tail = self._upstream_head(target)
@@ -113,19 +120,15 @@ class Call:
         """Run something that has to wait; the caller may cancel it."""
         return self._around.spawn(work)
 
-    def capture(self, request: Request, client: str, body: bytes) -> Capture:
+    def capture(self, request: Request, client: str, body: bytes, *, pooled: bool) -> Capture:
         """Begin the record of a request with as much of the body as is there."""
-        recording = self._around.recording
+        recording = self._recording
         if recording is None:
             return _UNRECORDED
         before, after = self._recorded
         length = request.length
         headers = [*before, length.recorded, *after] if length is not None else before
-        return JournalCapture(recording, self, request, self._shape, client, headers, body)
-
-    @property
-    def upstream(self) -> str:
-        return self._around.upstream
+        return JournalCapture(recording, self, request, self._shape, client, headers, body, pooled=pooled)
 
     def answer_head(self, answer: Answer) -> AnswerHead:
         """The head of an answer, for the client."""

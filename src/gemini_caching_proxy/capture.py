@@ -17,16 +17,16 @@ from uuid_utils import uuid7
 
 from .credentials import Settlement
 from .exchange import FailureKind
-from .journal import Begin, Chunk, End, JournalWriter, RequestChunk, ResponseHead
+from .journal import Begin, Chunk, End, JournalWriter, RequestChunk, ResponseHead, WholeAnswer
 from .providers.base import Route
-from .redaction import BodyScrubber, Redactor
+from .redaction import BodyScrubber, Needles, Redactor
 
 FLUSH_SECONDS = 0.005
 FLUSH_BYTES = 512 * 1024
 HASH_FROM_BYTES = 1024 * 1024
 """Bodies up to this size are never hashed in the worker: the recorder sees all of them anyway."""
 
-Finish = Callable[..., None]
+Finish = Callable[[bytes, bool], None]
 
 
 class Recording:
@@ -45,15 +45,17 @@ class Recording:
         self.redactor = redactor
         self.max_body_bytes = max_body_bytes
         self.head_bytes = head_bytes
+        self.quick_bytes = min(max_body_bytes, HASH_FROM_BYTES)
+        """A body of up to this size that is here as a whole needs no meter."""
         self._loop = loop
         self._held: list[tuple[Finish, bytes, bool]] = []
         self._flush_soon = False
         self._flush_later = False
 
-    def append(self, record: Begin | RequestChunk | ResponseHead | Chunk | End) -> None:
-        """Take a record; it is in the file within `FLUSH_SECONDS`."""
+    def append(self, record: Begin | RequestChunk | ResponseHead | Chunk | End | WholeAnswer, size: int = 256) -> None:
+        """Take a record of about `size` bytes; it is in the file within `FLUSH_SECONDS`."""
         journal = self.journal
-        journal.append(record)
+        journal.append(record, size)
         if journal.pending_bytes > FLUSH_BYTES:
             journal.flush()
         elif not self._flush_later:
@@ -61,7 +63,7 @@ class Recording:
             self._loop.call_later(FLUSH_SECONDS, self._flush_chunks)
 
     def commit(self, finish: Finish, data: bytes, close: bool) -> None:
-        """Call `finish(data, close=close)` as soon as everything appended so far is in the file."""
+        """Call `finish(data, close)` as soon as everything appended so far is in the file."""
         self._held.append((finish, data, close))
         if not self._flush_soon:
             self._flush_soon = True
@@ -72,7 +74,7 @@ class Recording:
         self.journal.flush()
         held, self._held = self._held, []
         for finish, data, close in held:
-            finish(data, close=close)
+            finish(data, close)
 
     def _flush_held(self) -> None:
         self._flush_soon = False
@@ -156,6 +158,12 @@ class Capture(Protocol):
 
     def response_data(self, data: bytes) -> None: ...
 
+    def whole_answer(
+        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None, data: bytes
+    ) -> None:
+        """Head, body and end at once; instead of `response_head`, `response_data` and `end`."""
+        ...
+
     def tunnel(self, up: int, down: int) -> None: ...
 
     def end(
@@ -191,6 +199,11 @@ class Unrecorded:
     def response_data(self, data: bytes) -> None:
         pass
 
+    def whole_answer(
+        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None, data: bytes
+    ) -> None:
+        pass
+
     def tunnel(self, up: int, down: int) -> None:
         pass
 
@@ -204,13 +217,13 @@ class Unrecorded:
         pass
 
     def commit(self, finish: Finish, data: bytes, close: bool) -> None:
-        finish(data, close=close)
+        finish(data, close)
 
 
 class RecordedShape(Protocol):
     """What a capture needs to know about a request's head."""
 
-    method: bytes
+    method_text: str
     minor_version: int
     websocket: bool
 
@@ -231,11 +244,11 @@ class RecordedCall(Protocol):
 
     route: Route
     settlement: Settlement
+    needles: Needles
+    """For the bodies."""
     target: str
     """Redacted."""
-
-    @property
-    def upstream(self) -> str: ...
+    upstream: str
 
 
 class JournalCapture:
@@ -248,9 +261,11 @@ class JournalCapture:
         "_ended",
         "_head_ns",
         "_id",
+        "_needles",
         "_recording",
         "_request",
         "_request_done_us",
+        "_request_size",
         "_response",
         "_secrets",
         "_tunnel",
@@ -266,37 +281,45 @@ class JournalCapture:
         client: str,
         headers: list[tuple[bytes, bytes]],
         body: bytes,
+        *,
+        pooled: bool,
     ) -> None:
-        """Begin: the head is read, and `body` came with it (all of the body if the request is complete)."""
+        """Begin: the head is read, and `body` came with it (all of the body if the request is complete).
+
+        `pooled`: an upstream connection is at hand already.
+        """
         settlement, route = call.settlement, call.route
         self._recording = recording
         self._head_ns = head_ns = request.head_ns
         self._id = uuid7().bytes
-        self._secrets = secrets = settlement.secrets
+        self._secrets = settlement.secrets
+        self._needles = needles = call.needles
         self._withhold = route.withhold_response
-        self._connected_us: int | None = None
         self._tunnel: tuple[int, int] | None = None
         self._ended = False
+        self._request: BodyMeter | None = None
+        self._request_size = size = len(body)
         self._response: BodyMeter | None = None
         self._coding = b""
         self._coded: list[Chunk] = []
-        self._request = meter = BodyMeter(
-            recording.redactor.scrubber(secrets), recording.max_body_bytes, recording.head_bytes, request.announced_size
-        )
-        kept = meter.take(body) if body else b""
         now_us = (monotonic_ns() - head_ns) // 1000
-        if request.complete:
-            self._request_done_us: int | None = now_us
-            if body:
-                kept += meter.rest()
-        else:
-            self._request_done_us = None
+        self._connected_us = now_us if pooled else None
+        self._request_done_us = now_us if request.complete else None
+        redacted = False
+        if not request.complete or size > recording.quick_bytes or needles.search(body):
+            self._request = meter = BodyMeter(
+                BodyScrubber(needles), recording.max_body_bytes, recording.head_bytes, request.announced_size
+            )
+            body = meter.take(body)
+            if request.complete:
+                body += meter.rest()
+            redacted = meter.redacted
         recording.append(
             Begin(
                 self._id,
                 time_ns() - now_us * 1000,
                 client,
-                shape.method.decode("latin-1"),
+                shape.method_text,
                 call.target,
                 "1.1" if shape.minor_version else "1.0",
                 headers,
@@ -307,19 +330,22 @@ class JournalCapture:
                 settlement.fingerprint,
                 settlement.source,
                 shape.websocket,
-                kept,
+                body,
                 self._request_done_us,
-                meter.redacted,
-            )
+                redacted,
+            ),
+            size + 512,
         )
 
     def request_data(self, data: bytes) -> None:
+        assert self._request is not None
         kept = self._request.take(data)
         if kept:
             self._record_request(kept)
 
     def request_done(self) -> None:
         if self._request_done_us is None:
+            assert self._request is not None
             self._request_done_us = self._now_us()
             rest = self._request.rest()
             if rest:
@@ -331,7 +357,7 @@ class JournalCapture:
     def response_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         recording = self._recording
         limit, head = (0, 0) if self._withhold and status < 400 else (recording.max_body_bytes, recording.head_bytes)
-        self._response = BodyMeter(recording.redactor.scrubber(self._secrets), limit, head, length)
+        self._response = BodyMeter(BodyScrubber(self._needles), limit, head, length)
         if status >= 400 and self._secrets:
             self._coding = next((value for name, value in headers if name.lower() == b"content-encoding"), b"")
         recording.append(ResponseHead(self._id, self._now_us(), status, reason, headers))
@@ -346,7 +372,33 @@ class JournalCapture:
         if self._coding:
             self._coded.append(chunk)
         else:
-            self._recording.append(chunk)
+            self._recording.append(chunk, len(kept) + 64)
+
+    def whole_answer(
+        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None, data: bytes
+    ) -> None:
+        quick = status < 400 and not self._withhold and self._request is None
+        if not quick or len(data) > self._recording.quick_bytes or self._needles.search(data):
+            self.response_head(status, reason, headers, length)
+            if data:
+                self.response_data(data)
+            self.end()
+            return
+        self._ended = True
+        self._recording.append(
+            WholeAnswer(
+                self._id,
+                self._now_us(),
+                self._connected_us,
+                self._request_done_us,
+                self._request_size,
+                status,
+                reason,
+                headers,
+                data,
+            ),
+            len(data) + 512,
+        )
 
     def tunnel(self, up: int, down: int) -> None:
         self._tunnel = (up, down)
@@ -362,7 +414,7 @@ class JournalCapture:
             return
         self._ended = True
         request, response = self._request, self._response
-        if self._request_done_us is None:
+        if self._request_done_us is None and request is not None:
             rest = request.rest()
             if rest:
                 self._record_request(rest)
@@ -379,12 +431,12 @@ class JournalCapture:
                 self._now_us(),
                 self._connected_us,
                 self._request_done_us,
-                request.size,
+                request.size if request is not None else self._request_size,
                 response.size if response is not None else 0,
                 failure.value if failure is not None else None,
                 redactor.text(detail) if detail else "",
                 served_status,
-                request.digest(),
+                request.digest() if request is not None else None,
                 response.digest() if response is not None else None,
                 [(name, redactor.header(name, value)) for name, value in trailers] if trailers else [],
                 self._tunnel[0] if self._tunnel else None,
@@ -405,7 +457,8 @@ class JournalCapture:
             self._recording.append(chunk)
 
     def _record_request(self, kept: bytes) -> None:
-        self._recording.append(RequestChunk(self._id, self._now_us(), kept, self._request.redacted))
+        assert self._request is not None
+        self._recording.append(RequestChunk(self._id, self._now_us(), kept, self._request.redacted), len(kept) + 64)
 
     def _now_us(self) -> int:
         return (monotonic_ns() - self._head_ns) // 1000

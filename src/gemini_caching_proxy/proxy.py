@@ -62,8 +62,10 @@ class Passage(Outbound):
             return
         if capture is None:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._capture = self._call.capture(request, self._client.peer if self._client else "", body)
-            self.dispatch(pieces, self._call.spawn)
+            peer = self._client.peer if self._client is not None else ""
+            upstream = self._pool.get()
+            self._capture = self._call.capture(request, peer, body, pooled=upstream is not None)
+            self.dispatch(upstream, pieces, self._call.spawn)
             return
         for piece in pieces:
             capture.request_data(piece)
@@ -96,18 +98,26 @@ class Passage(Outbound):
         assert capture is not None
         pieces, answer.pieces = answer.pieces, []
         out: list[bytes] = []
-        head = self._head
+        head, whole = self._head, False
         if head is None:
             self._head = head = self._call.answer_head(answer)
-            capture.response_head(answer.status, answer.reason, head.recorded, answer.length)
+            whole = answer.complete and len(pieces) < 2 and not answer.trailers
             out.append(head.data)
+            if whole:
+                data = pieces[0] if pieces else b""
+                capture.whole_answer(answer.status, answer.reason, head.recorded, answer.length, data)
+            else:
+                capture.response_head(answer.status, answer.reason, head.recorded, answer.length)
         for piece in pieces:
-            capture.response_data(piece)
+            if not whole:
+                capture.response_data(piece)
             if head.chunked:
                 out += (b"%x\r\n" % len(piece), piece, b"\r\n")
             else:
                 out.append(piece)
         if answer.complete:
+            if not whole:
+                capture.end(trailers=answer.trailers)
             self._finish(answer, head, out)
         elif self._client is not None and out:
             self._client.write(b"".join(out))
@@ -175,7 +185,6 @@ class Passage(Outbound):
             upstream.release(reusable=self._request.complete)
         if head.chunked:
             out.append(trailer_section(answer.trailers) if answer.trailers else LAST_CHUNK)
-        capture.end(trailers=answer.trailers)
         if client is not None:
             capture.commit(client.finish, b"".join(out), head.ends_by_close)
 

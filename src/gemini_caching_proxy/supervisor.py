@@ -172,7 +172,7 @@ def _socket(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.so
 def _predecessor_port(data_dir: Path) -> int | None:
     """The port of a serve on this folder that ended without cleaning up."""
     try:
-        return urlsplit(json.loads((data_dir / SERVE_FILE).read_text())["url"]).port
+        return urlsplit(str(json.loads((data_dir / SERVE_FILE).read_text())["url"])).port
     except (OSError, ValueError, KeyError):
         return None
 

@@ -14,7 +14,8 @@ from gemini_caching_proxy.stores.sqlite import SQLiteStore
 KINDS: dict[str, Callable[[Path], ExchangeStore]] = {
     "sqlite": lambda folder: SQLiteStore(folder / "store.sqlite3"),
 }
-"""Each makes a store, not yet opened, that keeps its exchanges in (or for) a folder: the same folder, the same exchanges."""
+"""Each makes a store, not yet opened, that keeps its exchanges in (or for) a folder: the same folder, the same
+exchanges."""
 
 
 class Door:

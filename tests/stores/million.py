@@ -1,4 +1,5 @@
-"""Fill a store with synthetic exchanges and time what it is asked: `python tests/stores/million.py --rows 1000000 --dir D`.
+"""Fill a store with synthetic exchanges and time what it is asked: `python tests/stores/million.py --rows 1000000 --dir
+D`.
 
 Run it again on the same folder to time the questions alone. It is no test: it prints.
 """
@@ -32,7 +33,6 @@ from factories import (
     response,
     sse,
 )
-
 from gemini_caching_proxy.exchange import Exchange, Failure, FailureKind, Price, Timing, Usage
 from gemini_caching_proxy.stores.base import JournalPosition, Page, Query
 from gemini_caching_proxy.stores.sqlite import SQLiteStore

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from factories import digest
 from hypothesis import strategies as st
 
+from factories import digest
 from gemini_caching_proxy.exchange import (
     Body,
     Chunk,

@@ -17,11 +17,15 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from kinds import KINDS, Door
+from strategies import exchanges
+
 from factories import (
     DAY_NS,
     HOUR_NS,
     NOW_NS,
-    Prose,
     agent_session,
     body,
     chain_of,
@@ -34,15 +38,9 @@ from factories import (
     response,
     sse,
 )
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-
 from gemini_caching_proxy.errors import NotFound, StoreUnavailable
-from gemini_caching_proxy.exchange import Body, Exchange, Failure, FailureKind, Piece, Price, Timing, Usage
+from gemini_caching_proxy.exchange import Body, Exchange, Failure, FailureKind, Price, Timing, Usage
 from gemini_caching_proxy.stores.base import ChainMatch, Gap, JournalPosition, Query, StatsGroup, Summary
-
-from kinds import KINDS, Door
-from strategies import exchanges
 
 FEW = settings(
     max_examples=25,

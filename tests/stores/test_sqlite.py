@@ -15,11 +15,11 @@ from pathlib import Path
 
 import apsw
 import pytest
-from factories import HOUR_NS, NOW_NS, Prose, agent_session, content, exchange, request_pieces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import Door
 
+from factories import HOUR_NS, NOW_NS, Prose, agent_session, content, exchange, request_pieces
 from gemini_caching_proxy.errors import FormatTooNew, StoreCorrupt, StoreUnavailable
 from gemini_caching_proxy.stores.base import Query
 from gemini_caching_proxy.stores.sqlite import SQLiteStore, connection, histogram, phrases, rollups, sqlite_version

@@ -17,6 +17,7 @@ from .records import (
     Record,
     RequestChunk,
     ResponseHead,
+    WholeAnswer,
 )
 from .segments import folder_bytes, journals
 from .writer import JournalWriter
@@ -34,6 +35,7 @@ __all__ = [
     "Record",
     "RequestChunk",
     "ResponseHead",
+    "WholeAnswer",
     "folder_bytes",
     "journals",
 ]

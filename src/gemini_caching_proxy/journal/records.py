@@ -6,7 +6,7 @@ Records of one exchange share its `id`: `Begin`, `RequestChunk`*, then `Response
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -88,6 +88,29 @@ class End(msgspec.Struct, array_like=True, tag=5, gc=False):
     tunnel_down: int | None = None
 
 
+class WholeAnswer(msgspec.Struct, array_like=True, tag=7, gc=False):
+    """An answer that came at once, complete: what most short exchanges end with.
+
+    A reader never sees it: it comes out as the `ResponseHead`, `Chunk` and `End` that it stands for.
+    """
+
+    id: bytes
+    offset_us: int
+    connected_us: int | None
+    request_done_us: int | None
+    request_size: int
+    status: int
+    reason: bytes
+    headers: HeaderPairs
+    data: bytes
+
+    def parts(self) -> list[ResponseHead | Chunk | End]:
+        """The records it stands for."""
+        head = ResponseHead(self.id, self.offset_us, self.status, self.reason, self.headers)
+        end = End(self.id, self.offset_us, self.connected_us, self.request_done_us, self.request_size, len(self.data))
+        return [head, Chunk(self.id, self.offset_us, self.data), end] if self.data else [head, end]
+
+
 class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
     """Exchanges that could not be kept: the journal was full or its disk failed."""
 
@@ -101,6 +124,9 @@ class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
 
 
 Record = Begin | RequestChunk | ResponseHead | Chunk | End | Gap
+"""What a reader gives."""
+Written = Record | WholeAnswer
+"""What a writer takes."""
 
 Untyped = list[Any]
 """A payload's records as plain lists, before their shape is checked."""
@@ -109,10 +135,10 @@ CONVERTERS: Mapping[int, Callable[[Untyped], Untyped]] = {}
 """One step per version: `CONVERTERS[n]` turns records of version n into those of version n + 1."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Record])
+_decoder = msgspec.msgpack.Decoder(list[Written])
 
 
-def encode_records(records: list[Record]) -> bytes:
+def encode_records(records: Sequence[Written]) -> bytes:
     """Raises ValueError, TypeError or OverflowError for a value that MessagePack cannot hold."""
     return _encoder.encode(records)
 
@@ -120,8 +146,18 @@ def encode_records(records: list[Record]) -> bytes:
 def decode_records(payload: bytes | memoryview, version: int = FORMAT_VERSION) -> list[Record]:
     """Raises msgspec.MsgspecError if the payload is not a list of records."""
     if version == FORMAT_VERSION:
-        return _decoder.decode(payload)
+        return _plain(_decoder.decode(payload))
     records: Untyped = msgspec.msgpack.decode(payload, type=list)
     for step in range(version, FORMAT_VERSION):
         records = CONVERTERS[step](records)
-    return msgspec.convert(records, list[Record])
+    return _plain(msgspec.convert(records, list[Written]))
+
+
+def _plain(records: list[Written]) -> list[Record]:
+    plain: list[Record] = []
+    for record in records:
+        if isinstance(record, WholeAnswer):
+            plain += record.parts()
+        else:
+            plain.append(record)
+    return plain

@@ -21,7 +21,7 @@ from typing import Final
 
 from gemini_caching_proxy.log import get_logger
 
-from .records import Begin, Chunk, End, Gap, Record, RequestChunk, encode_records
+from .records import Begin, Chunk, End, Gap, RequestChunk, WholeAnswer, Written, encode_records
 from .segments import (
     HEAD_BYTES,
     HEADER_BYTES,
@@ -41,6 +41,9 @@ RETRY_S: Final = 0.02
 """Pause before another segment is opened after none could be written."""
 QUIET_S: Final = 1.0
 """Least time between two messages about lost exchanges."""
+
+LAST: Final = (End, WholeAnswer)
+"""What an exchange can end with."""
 
 _log = get_logger(__name__)
 
@@ -73,7 +76,7 @@ class JournalWriter:
         self._offset = 0
         self._retry_at = 0.0
         self._quiet_until = 0.0
-        self._pending: list[Record] = []
+        self._pending: list[Written] = []
         self._lost: set[bytes] = set()
         """Ids of exchanges that lost a record and have not ended."""
         self._gap: Gap | None = None
@@ -97,16 +100,13 @@ class JournalWriter:
     def sync_failures(self) -> int:
         return self._syncer.failures
 
-    def append(self, record: Record) -> None:
-        """Queue a record; cheap, never fails. An exchange's last record must be its `End`."""
+    def append(self, record: Written, size: int = 0) -> None:
+        """Queue a record; cheap, never fails. An exchange's last record must be its `End` or `WholeAnswer`.
+
+        `size`: about how many bytes it has, where the caller knows.
+        """
         self._pending.append(record)
-        kind = type(record)
-        if kind is Chunk or kind is RequestChunk:
-            self.pending_bytes += len(record.data) + 48  # type: ignore[union-attr]
-        elif kind is Begin:
-            self.pending_bytes += len(record.body) + 512  # type: ignore[union-attr]
-        else:
-            self.pending_bytes += 256
+        self.pending_bytes += size or _size_of(record)
 
     def flush(self) -> bool:
         """Hand all queued records to the operating system, in order.
@@ -140,7 +140,7 @@ class JournalWriter:
         os.close(self._lock_fd)
         self._lock_fd = -1
 
-    def _write(self, records: list[Record]) -> bool:
+    def _write(self, records: list[Written]) -> bool:
         """One frame, a due gap record in front of it."""
         if not records and self._gap is None:
             return True
@@ -159,7 +159,7 @@ class JournalWriter:
             self._gap = None
         return True
 
-    def _write_encodable(self, records: list[Record]) -> bool:
+    def _write_encodable(self, records: list[Written]) -> bool:
         """Lose only the exchanges whose records cannot be encoded, which is a mistake of the caller."""
         for record in records:
             try:
@@ -237,7 +237,7 @@ class JournalWriter:
         self._fd, self._offset = -1, 0
         self._number += 1
 
-    def _lose(self, records: list[Record], reason: str) -> None:
+    def _lose(self, records: list[Written], reason: str) -> None:
         """Drop records and their exchanges, and remember what to tell."""
         now = time.time_ns()
         if self._gap is None:
@@ -254,7 +254,7 @@ class JournalWriter:
                 gap.last_ns = now
                 if not isinstance(record, Begin):
                     gap.begun.append(record.id)
-            if isinstance(record, End):
+            if isinstance(record, LAST):
                 self._lost.discard(record.id)
 
     def _say(self, event: str, **details: object) -> None:
@@ -264,14 +264,23 @@ class JournalWriter:
             self._quiet_until = now + QUIET_S
             _log.error(event, journal=self.name, gap_exchanges=self.gap_exchanges, **details)
 
-    def _without_lost(self, records: list[Record]) -> list[Record]:
+    def _without_lost(self, records: list[Written]) -> list[Written]:
         kept = []
         for record in records:
             if isinstance(record, Gap) or record.id not in self._lost:
                 kept.append(record)
-            elif isinstance(record, End):
+            elif isinstance(record, LAST):
                 self._lost.discard(record.id)
         return kept
+
+
+def _size_of(record: Written) -> int:
+    """About how many bytes a record takes."""
+    if isinstance(record, Chunk | RequestChunk | WholeAnswer):
+        return len(record.data) + 48
+    if isinstance(record, Begin):
+        return len(record.body) + 512
+    return 256
 
 
 class _Syncer:
@@ -354,9 +363,9 @@ class _Syncer:
             os.close(fd)
 
 
-def _split(records: list[Record]) -> Iterator[list[Record]]:
+def _split(records: list[Written]) -> Iterator[list[Written]]:
     """Runs of records of about FRAME_BYTES each."""
-    batch: list[Record] = []
+    batch: list[Written] = []
     size = 0
     for record in records:
         batch.append(record)

@@ -9,7 +9,8 @@ credential, or look inside compressed bodies that no error made suspicious.
 
 from .fingerprints import load_fingerprint_key
 from .formats import DOCUMENTED_FORMATS
+from .needles import Needles
 from .redactor import Redactor
 from .scrubber import BodyScrubber
 
-__all__ = ["DOCUMENTED_FORMATS", "BodyScrubber", "Redactor", "load_fingerprint_key"]
+__all__ = ["DOCUMENTED_FORMATS", "BodyScrubber", "Needles", "Redactor", "load_fingerprint_key"]

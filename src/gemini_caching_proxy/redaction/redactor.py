@@ -124,13 +124,17 @@ class Redactor:
         if len(self._recent) > MOST_RECENT:
             self._recent.popitem(last=False)
 
-    def scrubber(self, secrets: tuple[bytes, ...] = ()) -> BodyScrubber:
-        """For one body of an exchange with these credentials."""
+    def needles(self, secrets: tuple[bytes, ...] = ()) -> Needles:
+        """What to look for in the bodies of an exchange with these credentials."""
         needles = self._needles.get(secrets)
         if needles is None:
             needles = Needles(secrets, self._fingerprints.of, self._finder if self._bodies else None)
             _remember(self._needles, secrets, needles)
-        return BodyScrubber(needles)
+        return needles
+
+    def scrubber(self, secrets: tuple[bytes, ...] = ()) -> BodyScrubber:
+        """For one body of an exchange with these credentials."""
+        return BodyScrubber(self.needles(secrets))
 
     def compressed_body_holds_secret(self, data: bytes, content_encoding: bytes, secrets: tuple[bytes, ...]) -> bool:
         """Whether a coded body holds something a scrubber would replace, or cannot be shown not to.

@@ -1,6 +1,6 @@
 """Client connections: requests are read, checked and handed on one after the other; answers are written in that order.
 
-Invariants: at most one request of a connection is being answered; pipelined ones wait, and reading stops meanwhile. A
+Invariants: at most one request of a connection is being answered; pipelined ones wait, bounded. A
 message that is malformed gets one error and the connection ends. No timer per request: one sweep looks at `deadline`.
 A client that closes its sending side counts as gone (as it does for nginx): only so a client that left is seen at once.
 """
@@ -30,8 +30,9 @@ from .http1 import CONTINUE, FieldTable, Request, ShapeTable, error_message, ove
 LINGER_SECONDS = 2.0
 """How long a client that was answered early may pause in what it still sends, which is thrown away."""
 LINGER_SECONDS_MOST = 30.0
-EARLY_BYTES_MOST = 64 * 1024
-"""Sent behind a WebSocket handshake before it was answered; beyond it the client waits."""
+AHEAD_BYTES_MOST = 64 * 1024
+"""Read ahead of what is being answered: pipelined requests, bytes behind a WebSocket handshake. Beyond it reading stops,
+and with it the noticing of a client that leaves."""
 
 
 class Passage(Protocol):
@@ -102,6 +103,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
+        "_ahead_bytes",
         "_begun",
         "_current",
         "_fields",
@@ -138,6 +140,7 @@ class ClientConnection(asyncio.Protocol):
         """Bytes read since a message began, or since the last piece of its body."""
         self._head_deadline = math.inf
         self._read_size = 0
+        self._ahead_bytes = 0
         self._advancing = False
         self._begun = False
         self._lingering = False
@@ -181,6 +184,9 @@ class ClientConnection(asyncio.Protocol):
         if self._switching:
             self._take_early(data)
             return
+        if self._refusal is not None:
+            return
+        self._ahead_bytes += len(data)
         self._read_size = len(data)
         self._head_bytes += len(data)
         try:
@@ -273,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
 
     # What a passage calls
 
-    def finish(self, data: bytes, *, close: bool = False) -> None:
+    def finish(self, data: bytes, close: bool = False) -> None:
         """Write the last bytes of the answer to the oldest request, and go on to the next."""
         if self._finished:
             return
@@ -303,6 +309,7 @@ class ClientConnection(asyncio.Protocol):
             self._advance()
         elif self._paused_for_pipeline:
             self._paused_for_pipeline = False
+            self._ahead_bytes = 0
             self._apply_reading()
 
     def abort(self) -> None:
@@ -387,9 +394,11 @@ class ClientConnection(asyncio.Protocol):
             self._deliver_refusal()
         elif not self._finished:
             not_begun = bool(requests) and self._passage is None and requests[0].shape is not None
-            waiting = len(requests) > 1 or not_begun
-            if waiting or self._paused_for_pipeline:
-                self._paused_for_pipeline = waiting
+            if len(requests) <= 1 and not not_begun:
+                self._ahead_bytes = 0
+            too_far = self._ahead_bytes > AHEAD_BYTES_MOST
+            if too_far != self._paused_for_pipeline:
+                self._paused_for_pipeline = too_far
                 self._apply_reading()
             self._set_deadline()
 
@@ -425,10 +434,7 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(self._refusal)
             else:
                 self._break(self._refusal)
-        else:
-            # An earlier request is being answered: it goes first.
-            self._paused_for_pipeline = True
-            self._apply_reading()
+        # Otherwise an earlier request is being answered: it goes first.
 
     def _refuse(self, error: RequestRejected) -> None:
         self._shared.rejected += 1
@@ -459,7 +465,7 @@ class ClientConnection(asyncio.Protocol):
         """Keep what was sent behind a handshake that is not answered yet."""
         pieces = self._current.pieces
         pieces.append(data)
-        if sum(map(len, pieces)) > EARLY_BYTES_MOST:
+        if sum(map(len, pieces)) > AHEAD_BYTES_MOST:
             self._paused_for_pipeline = True
             self._apply_reading()
 

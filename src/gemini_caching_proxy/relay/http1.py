@@ -135,6 +135,7 @@ class Shape:
         "host",
         "keep_alive",
         "method",
+        "method_text",
         "minor_version",
         "origin",
         "plan",
@@ -147,6 +148,7 @@ class Shape:
 
     def __init__(self, method: bytes, target: bytes, minor_version: int, fields: tuple[Field, ...]) -> None:
         self.method = method
+        self.method_text = method.decode("latin-1")
         self.target = target
         self.minor_version = minor_version
         self.fields = fields

@@ -40,17 +40,21 @@ class Outbound(Receiver):
         raise NotImplementedError
 
     def connected(self) -> None:
-        """A connection is at hand; the request goes out now."""
+        """A new connection was made; the request goes out now."""
         raise NotImplementedError
 
     def hold_client(self, paused: bool) -> None:
         """The client sends faster than the upstream takes (or no longer)."""
         raise NotImplementedError
 
-    def dispatch(self, pieces: list[bytes], spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
-        """Begin, with what is there of the body."""
+    def dispatch(
+        self,
+        upstream: UpstreamConnection | None,
+        pieces: list[bytes],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        """Begin on a pooled connection or, without one, on one to be made; with what is there of the body."""
         self._waiting = pieces
-        upstream = self._pool.get()
         if upstream is not None:
             self._ask(upstream)
         else:
@@ -85,10 +89,10 @@ class Outbound(Receiver):
         self._connecting = None
         # Before what waits is written, which may fill the upstream and hold the client back again.
         self.hold_client(False)
+        self.connected()
         self._ask(upstream)
 
     def _ask(self, upstream: UpstreamConnection) -> None:
-        self.connected()
         self._upstream = upstream
         upstream.ask(self, head_only=self._shape.method == b"HEAD", may_switch=self._shape.websocket)
         waiting, self._waiting = self._waiting, []

@@ -1,7 +1,7 @@
 """The contract of a store, and the words to ask it with.
 
-Invariants every store keeps: adding is idempotent by exchange id and all-or-nothing per batch; the journal position of a
-batch is committed with it; a part is kept once however often it is used; lists, filters and statistics never read a
+Invariants every store keeps: adding is idempotent by exchange id and all-or-nothing per batch; the journal position of
+a batch is committed with it; a part is kept once however often it is used; lists, filters and statistics never read a
 body; joined pieces are the sent bytes. Values from users are only ever parameters, never query text.
 """
 

@@ -1,8 +1,9 @@
 """Opening the file: version gate, journal mode by file system, settings of a connection, and the border for errors.
 
-`synchronous` is FULL. A batch's rows and the journal position go in one commit, so a lost commit alone would only be read
-again from the journal; but the journal's segments are deleted once their position has passed, and in NORMAL a power cut
-may take back commits after that. A commit holds a whole batch, so the sync costs a small exchange a few microseconds.
+`synchronous` is FULL. A batch's rows and the journal position go in one commit, so a lost commit alone would only be
+read again from the journal; but the journal's segments are deleted once their position has passed, and in NORMAL a
+power cut may take back commits after that. A commit holds a whole batch, so the sync costs a small exchange a few
+microseconds.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def sqlite_version() -> str:
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """The border: what SQLite says becomes StoreUnavailable with a sentence. What would be a mistake of ours passes as it is."""
+    """The border: what SQLite says becomes StoreUnavailable with a sentence. What would be a mistake of ours passes as
+    it is."""
     try:
         yield
     except (apsw.NotADBError, apsw.CorruptError, apsw.FormatError) as error:

@@ -1,7 +1,7 @@
 """Facets: the combinations of an exchange's low-variety fields, each kept once.
 
-A query on these fields becomes a set of facet numbers, found in memory; exchanges and rollups are then looked up by number.
-Facets are never deleted, because rollups outlive exchanges.
+A query on these fields becomes a set of facet numbers, found in memory; exchanges and rollups are then looked up by
+number. Facets are never deleted, because rollups outlive exchanges.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Facet:
 
 
 def client_name(user_agent: str | None) -> str:
-    """The product of a user agent without its version, "" for none: `google-genai-sdk/1.2 gl-python/3.11` → `google-genai-sdk`."""
+    """The product of a user agent without its version, "" for none: `google-genai-sdk/1.2 gl-python/3.11` →
+    `google-genai-sdk`."""
     words = (user_agent or "").split(maxsplit=1)
     return words[0].partition("/")[0] if words else ""
 
@@ -136,7 +137,8 @@ class Facets:
 
     def refresh(self, connection: apsw.Connection) -> None:
         """Learn what was added since."""
-        for number, *values in connection.execute(f"SELECT id, {_COLUMNS} FROM facets WHERE id > ?", (self._last,)):  # noqa: S608
+        for number, *values in connection.execute(f"SELECT id, {_COLUMNS} FROM facets WHERE id > ?", (self._last,)):  #
+        noqa: S608
             self._learn(int(number), Facet(*values))
 
     def forget(self) -> None:
@@ -151,8 +153,8 @@ class Facets:
         self.refresh(connection)
         if facet not in self._numbers:
             values = astuple(facet)
-            digest = blake3(msgspec.msgpack.encode(values)).digest(length=16)
-            connection.execute(f"INSERT INTO facets (digest, {_COLUMNS}) VALUES (?, {_MARKS})", (digest, *values))  # noqa: S608
+            digest = blake3(msgspec.msgpack.encode(values)).digest(length=16) connection.execute(f"INSERT INTO facets
+            (digest, {_COLUMNS}) VALUES (?, {_MARKS})", (digest, *values))  # noqa: S608
             self._learn(connection.last_insert_rowid(), facet)
         return self._numbers[facet]
 

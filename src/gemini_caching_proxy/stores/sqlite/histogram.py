@@ -1,7 +1,7 @@
 """Histograms with buckets that grow by a tenth, so that a percentile read from one is at most 5 % off. No I/O.
 
-Written as text that adds up by concatenation: a character stands for one, 8, 64, … in a bucket. So SQLite sums up histograms
-with `group_concat`, and one pass over the characters reads the sum.
+Written as text that adds up by concatenation: a character stands for one, 8, 64, … in a bucket. So SQLite sums up
+histograms with `group_concat`, and one pass over the characters reads the sum.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 
 GROWTH = 1.1
 MOST_BUCKETS = 256
@@ -35,9 +36,10 @@ def value_of(bucket: int) -> int:
 
 
 def encode(histogram: Mapping[int, int]) -> str:
-    return "".join(_encode(bucket, count) for bucket, count in sorted(histogram.items()))
+    return "".join([_encode(bucket, count) for bucket, count in sorted(histogram.items())])
 
 
+@lru_cache(maxsize=1 << 14)
 def _encode(bucket: int, count: int) -> str:
     text = ""
     for level in range(_LEVELS):
@@ -48,6 +50,13 @@ def _encode(bucket: int, count: int) -> str:
     return text
 
 
+def condense(encoded: str) -> str:
+    """The same sum in as few characters as can be."""
+    total: Histogram = {}
+    merge_encoded(total, encoded)
+    return encode(total)
+
+
 def merge_encoded(into: Histogram, encoded: str) -> None:
     """Add histograms: one, or several concatenated."""
     for character, count in Counter(encoded).items():
@@ -56,7 +65,8 @@ def merge_encoded(into: Histogram, encoded: str) -> None:
 
 
 def percentile(histogram: Mapping[int, int], share: float) -> int | None:
-    """The value of nearest rank: the least that has at least `share` (0 to 1) of all at or below it; None when empty."""
+    """The value of nearest rank: the least that has at least `share` (0 to 1) of all at or below it; None when
+    empty."""
     wanted = math.ceil(share * sum(histogram.values()))
     passed = 0
     for bucket in sorted(histogram):

@@ -1,9 +1,9 @@
 """What a user typed, as a full-text expression; and the words around a match. No I/O.
 
-Every word typed is quoted, so nothing of it is read as FTS5's query language. A word with punctuation inside, `snake_case`
-or `foo.bar`, becomes a phrase of its words. SQLite's unicode61 tokenizer takes a run of Chinese or Japanese, which write
-no spaces, for one word; so texts are indexed, and words looked up, with a space around each such character: any piece of
-such a text is then found as a phrase.
+Every word typed is quoted, so nothing of it is read as FTS5's query language. A word with punctuation inside,
+`snake_case` or `foo.bar`, becomes a phrase of its words. SQLite's unicode61 tokenizer takes a run of Chinese or
+Japanese, which write no spaces, for one word; so texts are indexed, and words looked up, with a space around each such
+character: any piece of such a text is then found as a phrase.
 """
 
 from __future__ import annotations

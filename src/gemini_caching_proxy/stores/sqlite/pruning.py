@@ -2,9 +2,9 @@
 
 Steps, each in short transactions: exchanges that started before; then parts whose owner is gone, which either go to the
 oldest exchange that still uses them or, when none does, are deleted; then the index and the file are made smaller. The
-search for users runs outside the lock. Exchanges that came in since are looked at again under it, and the writer forgets
-the part numbers it remembers whenever another connection has written, so no part is deleted under a new user. A prune
-that dies half-way leaves parts without an owner: the next one finds them.
+search for users runs outside the lock. Exchanges that came in since are looked at again under it, and the writer
+forgets the part numbers it remembers whenever another connection has written, so no part is deleted under a new user. A
+prune that dies half-way leaves parts without an owner: the next one finds them.
 """
 
 from __future__ import annotations

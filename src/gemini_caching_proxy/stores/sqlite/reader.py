@@ -1,7 +1,7 @@
 """Reading: one exchange, lists, lookups. Each public method sees one state of the file, whatever is written meanwhile.
 
-A list is found in two steps: keys through an index, then the summaries of one page by number. With filters on facet fields
-the keys come from a short look into the index per facet, merged: a rare facet is found as fast as a common one.
+A list is found in two steps: keys through an index, then the summaries of one page by number. With filters on facet
+fields the keys come from a short look into the index per facet, merged: a rare facet is found as fast as a common one.
 """
 
 from __future__ import annotations

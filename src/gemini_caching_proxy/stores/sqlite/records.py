@@ -1,15 +1,17 @@
 """How an exchange is written: small structs in MessagePack, compressed, with part numbers in place of parts.
 
-`dissect` and `restore` are inverses (but for neighbouring glue pieces, which come back as one, empty ones as none, and text of
-glue, which is only searched). Parts are named through a callable, so this module meets no database. It compresses; it
-understands no body.
+`dissect` and `restore` are inverses (but for neighbouring glue pieces, which come back as one, empty ones as none, and
+text of glue, which is only searched). Parts are named through a callable, so this module meets no database. It
+compresses; it understands no body.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import accumulate, chain, pairwise
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -132,6 +134,9 @@ class Dissected:
     """What the model said (UTF-8), then the glue of the response body."""
 
 
+_timing_fields = attrgetter(*(field.name for field in fields(Timing)))
+_usage_fields = attrgetter(*(field.name for field in fields(Usage)))
+_price_fields = attrgetter(*(field.name for field in fields(Price)))
 _encoder = msgspec.msgpack.Encoder()
 _record_decoder = msgspec.msgpack.Decoder(Record)
 _numbers_decoder = msgspec.msgpack.Decoder(list[int])
@@ -190,9 +195,9 @@ def _record(
         response=response,
         detail=None if failure is None else clean(failure.detail),
         served_status=None if failure is None else failure.served_status,
-        timing=_fitting(astuple(exchange.timing)),
-        usage=None if usage is None else _fitting(astuple(usage)),
-        price=None if price is None else _fitting(astuple(price)),
+        timing=_fitting(_timing_fields(exchange.timing)),
+        usage=None if usage is None else _fitting(_usage_fields(usage)),
+        price=None if price is None else _fitting(_price_fields(price)),
         chain_tail=tail,
         chain_widths=widths,
         response_id=None if exchange.response_id is None else clean(exchange.response_id),
@@ -246,6 +251,7 @@ _PASSING_PARTS = (
 )
 
 
+@lru_cache(maxsize=4096)
 def _is_passing(name: bytes) -> bool:
     lowered = name.lower()
     return lowered in _PASSING or any(part in lowered for part in _PASSING_PARTS)
@@ -353,7 +359,8 @@ def unpack_numbers(packed: bytes, codec: Codec) -> Iterator[int]:
 
 
 def preview(exchange: Exchange) -> tuple[int, str]:
-    """First characters of what the model said, as a number of bytes of the response column; else of what it was asked last."""
+    """First characters of what the model said, as a number of bytes of the response column; else of what it was asked
+    last."""
     said = len(clean(exchange.response_text[:PREVIEW_CHARS]).encode())
     if said:
         return said, ""

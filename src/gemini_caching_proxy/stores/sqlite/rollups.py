@@ -1,7 +1,7 @@
 """Rollups: sums over many exchanges, kept as they come in.
 
-Each exchange counts in the rollups of its UTC hour, its UTC day and its block of 16 days, in each under its facet and under
-facet 0, which is all. Rollups are not undone by pruning: what was spent outlives the bodies.
+Each exchange counts in the rollups of its UTC hour, its UTC day and its block of 16 days, in each under its facet and
+under facet 0, which is all. Rollups are not undone by pruning: what was spent outlives the bodies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from operator import add
 import apsw
 
 from .connection import fetch_one
-from .histogram import Histogram, bucket_of, encode, merge_encoded
+from .histogram import Histogram, bucket_of, condense, encode, merge_encoded
 
 SECOND_NS = 1_000_000_000
 HOUR_S = 3600
@@ -22,6 +22,8 @@ HOUR_NS = HOUR_S * SECOND_NS
 GRAINS = (("hour", HOUR_S), ("day", DAY_S), ("block", 16 * DAY_S))
 """From fine to coarse; each starts at multiples of its seconds since 1970 and holds whole ones of the one before."""
 ALL_FACETS = 0
+LONGEST_HISTOGRAM = 1500
+"""Characters; a longer one is written anew, with fewer if it can be."""
 
 Measure = tuple[
     int | None, int | None, int | None, int | None, int | None, int | None, int, int, int | None, int | None
@@ -78,8 +80,13 @@ def _count(histogram: Histogram, microseconds: int | None) -> None:
         histogram[bucket] = histogram.get(bucket, 0) + 1
 
 
-_READ = f"SELECT {', '.join(SUM_COLUMNS)}, durations, ttfts FROM rollups WHERE grain = ? AND facet = ? AND start = ?"  # noqa: S608
-_WRITE = f"INSERT OR REPLACE INTO rollups VALUES ({', '.join('?' * (len(SUM_COLUMNS) + 5))})"  # noqa: S608
+_ADD = f"""
+    INSERT INTO rollups VALUES ({", ".join("?" * (len(SUM_COLUMNS) + 5))})
+    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in SUM_COLUMNS)},
+        durations = durations || excluded.durations, ttfts = ttfts || excluded.ttfts
+    RETURNING max(length(durations), length(ttfts))
+"""  # noqa: S608
+_WHERE = "WHERE grain = ? AND facet = ? AND start = ?"
 
 
 class Rollups:
@@ -92,18 +99,18 @@ class Rollups:
         second = started_ns // SECOND_NS
         for grain, seconds in GRAINS:
             for number in (facet, ALL_FACETS):
-                self._tallies.setdefault((grain, number, second - second % seconds), Tally()).count(
-                    measure, is_error=is_error
-                )
+                key = (grain, number, second - second % seconds)
+                self._tallies.setdefault(key, Tally()).count(measure, is_error=is_error)
 
     def write(self, connection: apsw.Connection) -> None:
         """Add to the stored rollups, in the running transaction."""
         for key, tally in self._tallies.items():
-            stored = fetch_one(connection, _READ, key)
-            if stored is not None:
-                *sums, durations, ttfts = stored
-                tally.merge(sums, durations, ttfts)
-            connection.execute(_WRITE, (*key, *tally.sums, encode(tally.durations), encode(tally.ttfts)))
+            histograms = encode(tally.durations), encode(tally.ttfts)
+            if connection.execute(_ADD, (*key, *tally.sums, *histograms)).get > LONGEST_HISTOGRAM:
+                stored = fetch_one(connection, f"SELECT durations, ttfts FROM rollups {_WHERE}", key)  # noqa: S608
+                connection.execute(
+                    f"UPDATE rollups SET durations = ?, ttfts = ? {_WHERE}", (*map(condense, stored), *key)
+                )
 
 
 @dataclass(frozen=True, slots=True)

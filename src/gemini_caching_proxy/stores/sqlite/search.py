@@ -1,10 +1,10 @@
 """Finding exchanges by their words, newest taken in first, without gathering all matches.
 
-A text's number in the index tells its exchange: the number of the exchange itself, or of a part that it brought in; these
-directly follow the exchange's own. So matches in falling order of number are exchanges in falling order, each exchange's
-matches side by side, and a page ends as soon as it is full. One exception: when pruning deletes the exchange that brought
-a part in, the part goes to the next that uses it, whose number is higher than the part's. Such a match is a straggler.
-It counts only if the exchange has no match that came earlier in the walk.
+A text's number in the index tells its exchange: the number of the exchange itself, or of a part that it brought in;
+these directly follow the exchange's own. So matches in falling order of number are exchanges in falling order, each
+exchange's matches side by side, and a page ends as soon as it is full. One exception: when pruning deletes the exchange
+that brought a part in, the part goes to the next that uses it, whose number is higher than the part's. Such a match is
+a straggler. It counts only if the exchange has no match that came earlier in the walk.
 """
 
 from __future__ import annotations

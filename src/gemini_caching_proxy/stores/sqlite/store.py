@@ -1,4 +1,5 @@
-"""The store as the rest of the program sees it: the contract's methods, each run on a thread that may wait for the disk.
+"""The store as the rest of the program sees it: the contract's methods, each run on a thread that may wait for the
+disk.
 
 One thread writes; a few read, each with a connection of its own. Pruning has its own connection and thread. Opened with
 `read_only`, the store only has the readers.

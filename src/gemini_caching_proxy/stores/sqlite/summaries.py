@@ -12,7 +12,8 @@ from .facets import Facets
 from .records import Codec
 
 _ROW = """
-    SELECT e.sequence, e.id, e.started_ns, e.facet, e.request_bytes, e.response_bytes, e.chunk_count, e.ttfb_us, e.ttft_us,
+    SELECT e.sequence, e.id, e.started_ns, e.facet, e.request_bytes, e.response_bytes, e.chunk_count, e.ttfb_us,
+    e.ttft_us,
         e.duration_us, e.input_tokens, e.cached_tokens, e.output_tokens, e.thoughts_tokens, e.total_tokens,
         e.price_nanousd, e.finish_reason, e.conversation, d.target, d.client_address, d.parent, d.said_bytes, d.asked,
         CASE WHEN d.said_bytes > 0 THEN d.response END

@@ -218,8 +218,8 @@ def _measure(exchange: Exchange) -> Measure:
     return (
         *tokens,
         None if exchange.price is None else bounded(exchange.price.total_nanousd),
-        exchange.request_body.size,
-        0 if response is None else response.body.size,
+        bounded(exchange.request_body.size) or 0,
+        0 if response is None else bounded(response.body.size) or 0,
         timing.last_byte_us,
         timing.first_content_us,
     )
