@@ -213,7 +213,8 @@ async def prune(store: SQLiteStore, older_than_ns: int) -> None:
     print(await pruning, f"in {time.perf_counter() - began:.0f} s", await store.size())
     slow = sorted(waits)[int(len(waits) * 0.99)]
     print(
-        f"meanwhile {len(waits)} batches of 64: median {statistics.median(waits):.0f}, p99 {slow:.0f}, worst {max(waits):.0f} ms"
+        f"meanwhile {len(waits)} batches of 64 came in, median {statistics.median(waits):.0f} ms,"
+        f" p99 {slow:.0f} ms, worst {max(waits):.0f} ms"
     )
 
 

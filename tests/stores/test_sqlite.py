@@ -196,9 +196,14 @@ def test_damage_shows_as_a_store_that_is_corrupt(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4096:] = random.Random(1).randbytes(len(data) - 4096)
     path.write_bytes(data)
-    with pytest.raises(StoreUnavailable), opened(path) as store:
-        store.get(session[0].id)
-        store.add([exchange()])
+
+    def use() -> None:
+        with opened(path) as store:
+            store.get(session[0].id)
+            store.add([exchange()])
+
+    with pytest.raises(StoreUnavailable):
+        use()
 
 
 def test_a_database_of_another_program_is_refused(path: Path) -> None:

@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from ...exchange import Exchange, FailureKind
 from ..base import Query, StatsGroup
+from .connection import fetch_all
 
 LARGEST = 2**42
 """Larger numbers in a body are nonsense, and must not overflow a sum."""
@@ -121,7 +122,8 @@ def client_name(user_agent: str | None) -> str:
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Facet))
-_MARKS = ", ".join("?" for _ in fields(Facet))
+_NEWER = f"SELECT id, {_COLUMNS} FROM facets WHERE id > ?"  # noqa: S608
+_INSERT = f"INSERT INTO facets (digest, {_COLUMNS}) VALUES ({', '.join('?' * (len(fields(Facet)) + 1))})"  # noqa: S608
 
 
 class Facets:
@@ -137,8 +139,7 @@ class Facets:
 
     def refresh(self, connection: apsw.Connection) -> None:
         """Learn what was added since."""
-        for number, *values in connection.execute(f"SELECT id, {_COLUMNS} FROM facets WHERE id > ?", (self._last,)):  #
-        noqa: S608
+        for number, *values in fetch_all(connection, _NEWER, (self._last,)):
             self._learn(int(number), Facet(*values))
 
     def forget(self) -> None:
@@ -153,8 +154,8 @@ class Facets:
         self.refresh(connection)
         if facet not in self._numbers:
             values = astuple(facet)
-            digest = blake3(msgspec.msgpack.encode(values)).digest(length=16) connection.execute(f"INSERT INTO facets
-            (digest, {_COLUMNS}) VALUES (?, {_MARKS})", (digest, *values))  # noqa: S608
+            digest = blake3(msgspec.msgpack.encode(values)).digest(length=16)
+            connection.execute(_INSERT, (digest, *values))
             self._learn(connection.last_insert_rowid(), facet)
         return self._numbers[facet]
 

@@ -86,7 +86,8 @@ _ADD = f"""
         durations = durations || excluded.durations, ttfts = ttfts || excluded.ttfts
     RETURNING max(length(durations), length(ttfts))
 """  # noqa: S608
-_WHERE = "WHERE grain = ? AND facet = ? AND start = ?"
+_HISTOGRAMS = "SELECT durations, ttfts FROM rollups WHERE grain = ? AND facet = ? AND start = ?"
+_CONDENSE = "UPDATE rollups SET durations = ?, ttfts = ? WHERE grain = ? AND facet = ? AND start = ?"
 
 
 class Rollups:
@@ -107,10 +108,8 @@ class Rollups:
         for key, tally in self._tallies.items():
             histograms = encode(tally.durations), encode(tally.ttfts)
             if connection.execute(_ADD, (*key, *tally.sums, *histograms)).get > LONGEST_HISTOGRAM:
-                stored = fetch_one(connection, f"SELECT durations, ttfts FROM rollups {_WHERE}", key)  # noqa: S608
-                connection.execute(
-                    f"UPDATE rollups SET durations = ?, ttfts = ? {_WHERE}", (*map(condense, stored), *key)
-                )
+                stored = fetch_one(connection, _HISTOGRAMS, key)
+                connection.execute(_CONDENSE, (*map(condense, stored), *key))
 
 
 @dataclass(frozen=True, slots=True)

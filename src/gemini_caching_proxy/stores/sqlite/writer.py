@@ -74,7 +74,8 @@ class Batch:
         connection.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", self.marks)
         self.rollups.write(connection)
         connection.execute(
-            "UPDATE state SET next_number = ?, exchanges = exchanges + ?, parts = parts + ?, body_bytes = body_bytes + ?",
+            "UPDATE state SET next_number = ?, exchanges = exchanges + ?, parts = parts + ?,"
+            " body_bytes = body_bytes + ?",
             (self.next_number, len(self.exchanges), len(self.parts), self.body_bytes),
         )
 
