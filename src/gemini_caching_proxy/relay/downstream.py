@@ -1,7 +1,7 @@
 """Client connections: requests are read, checked and handed on one after the other; answers are written in that order.
 
-Invariants: at most one request of a connection is being answered; pipelined ones wait, bounded. A
-message that is malformed gets one error and the connection ends. No timer per request: one sweep looks at `deadline`.
+Invariants: at most one request of a connection is being answered; pipelined ones wait, bounded. A message that is
+malformed gets one error and the connection ends. No timer per request: one sweep looks at `deadline`.
 A client that closes its sending side counts as gone (as it does for nginx): only so a client that left is seen at once.
 """
 
@@ -31,8 +31,8 @@ LINGER_SECONDS = 2.0
 """How long a client that was answered early may pause in what it still sends, which is thrown away."""
 LINGER_SECONDS_MOST = 30.0
 AHEAD_BYTES_MOST = 64 * 1024
-"""Read ahead of what is being answered: pipelined requests, bytes behind a WebSocket handshake. Beyond it reading stops,
-and with it the noticing of a client that leaves."""
+"""Read ahead of what is being answered (pipelined requests, bytes behind a WebSocket handshake). Beyond it reading
+stops, and with it the noticing of a client that leaves."""
 
 
 class Passage(Protocol):
