@@ -55,8 +55,7 @@ def sqlite_version() -> str:
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """The border: what SQLite says becomes StoreUnavailable with a sentence. What would be a mistake of ours passes as
-    it is."""
+    """The border: what SQLite says becomes StoreUnavailable with a sentence; a mistake of ours passes as it is."""
     try:
         yield
     except (apsw.NotADBError, apsw.CorruptError, apsw.FormatError) as error:

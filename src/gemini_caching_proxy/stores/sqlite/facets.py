@@ -115,8 +115,7 @@ class Facet:
 
 
 def client_name(user_agent: str | None) -> str:
-    """The product of a user agent without its version, "" for none: `google-genai-sdk/1.2 gl-python/3.11` →
-    `google-genai-sdk`."""
+    """The product of a user agent without its version: `genai-sdk` of `genai-sdk/1.2 gl-python/3.11`; "" for none."""
     words = (user_agent or "").split(maxsplit=1)
     return words[0].partition("/")[0] if words else ""
 

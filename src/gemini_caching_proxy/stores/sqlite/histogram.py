@@ -65,8 +65,7 @@ def merge_encoded(into: Histogram, encoded: str) -> None:
 
 
 def percentile(histogram: Mapping[int, int], share: float) -> int | None:
-    """The value of nearest rank: the least that has at least `share` (0 to 1) of all at or below it; None when
-    empty."""
+    """The value of nearest rank: the least with at least `share` (0 to 1) of all at or below it; None for none."""
     wanted = math.ceil(share * sum(histogram.values()))
     passed = 0
     for bucket in sorted(histogram):

@@ -20,8 +20,8 @@ from typing import TypeVar
 import apsw
 
 from ..base import PruneResult
+from .codec import Codec, unpack_numbers
 from .connection import fetch_all
-from .records import Codec, unpack_numbers
 from .writer import transaction
 
 LOCK_S = 0.02

@@ -19,12 +19,13 @@ import apsw
 from ...errors import NotFound
 from ...exchange import Exchange
 from ..base import ChainMatch, Gap, Hit, JournalPosition, Page, Query, StatsGroup, StatsRow, StoreSize, Summary
+from .codec import Codec, unpack_numbers
 from .connection import fetch_all, fetch_one, open_reader
 from .facets import FACET_FIELDS, Facets
 from .filters import conditions
 from .phrases import match_expression, snippet
 from .pruning import file_bytes
-from .records import Codec, Columns, Dissected, restore, unpack_numbers
+from .records import Columns, Dissected, restore
 from .search import Match, Matches
 from .statistics import Statistics
 from .summaries import read_summary, uuid_of
@@ -192,7 +193,7 @@ class Reader:
     def after(self, sequence: int, query: Query, limit: int) -> tuple[Summary, ...]:
         """See `ExchangeStore.after`."""
         with self._snapshot() as connection:
-            chosen = conditions(query, self._facets.matching(query))
+            chosen = conditions(query, self._facets.matching(query), words_after=sequence)
             found = fetch_all(
                 connection,
                 f"SELECT e.sequence FROM exchanges e WHERE e.sequence > ? AND {chosen.sql}"  # noqa: S608

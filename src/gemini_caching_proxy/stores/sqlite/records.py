@@ -7,19 +7,19 @@ compresses; it understands no body.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 import msgspec
-import zstandard
 from blake3 import blake3
 
 from ...exchange import Body, Chunk, Exchange, Failure, Headers, Outcome, Piece, Price, Response, Timing, Usage
+from .codec import differences
 from .facets import INT64_MAX, Facet, bounded, clean
 
 CHAIN_BLOCK = 8
@@ -29,51 +29,10 @@ LONG_BODY = 1024
 PREVIEW_CHARS = 200
 DIGEST_BYTES = 16
 
-_MAGIC = b"\x28\xb5\x2f\xfd"
-_SHORT = 24
-_LARGE = 4 * 1024 * 1024
-
 InternPart = Callable[[bytes, bytes, str], int]
 """(digest, data, text) → number of the part, which is stored if it is new."""
 FetchPart = Callable[[int], tuple[bytes, bytes, str]]
 """Number → (digest, data, text)."""
-
-
-class Codec:
-    """Compression for one thread: zstd contexts must not be shared between threads."""
-
-    def __init__(self) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=3, write_checksum=False)
-        self._quick_compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
-        self._decompressor = zstandard.ZstdDecompressor()
-
-    def pack(self, data: bytes) -> bytes:
-        """`data` in its shorter form: a mark, then a zstd frame without its magic number, or the bytes as they are."""
-        if len(data) < _SHORT:
-            return b"\0" + data
-        compressor = self._compressor if len(data) < _LARGE else self._quick_compressor
-        frame = compressor.compress(data)
-        return b"\1" + frame[len(_MAGIC) :] if len(frame) - len(_MAGIC) < len(data) else b"\0" + data
-
-    def unpack(self, packed: bytes) -> bytes:
-        if packed[:1] == b"\0":
-            return packed[1:]
-        return self._decompressor.decompress(_MAGIC + packed[1:])
-
-    def unpack_first(self, packed: bytes, size: int) -> bytes:
-        """The first `size` bytes, or all if there are fewer, without unpacking much more."""
-        if packed[:1] == b"\0":
-            return packed[1 : size + 1]
-        with self._decompressor.stream_reader(_MAGIC + packed[1:]) as reader:
-            return reader.read(size)
-
-    def pack_part(self, data: bytes, text: str) -> bytes:
-        """A part and its text in one frame: the text repeats the part, so it costs a few bytes."""
-        return self.pack(data + clean(text).encode())
-
-    def unpack_part(self, packed: bytes, size: int) -> tuple[bytes, str]:
-        both = self.unpack(packed)
-        return both[:size], both[size:].decode()
 
 
 class StoredBody(msgspec.Struct, array_like=True, gc=False):
@@ -139,7 +98,6 @@ _usage_fields = attrgetter(*(field.name for field in fields(Usage)))
 _price_fields = attrgetter(*(field.name for field in fields(Price)))
 _encoder = msgspec.msgpack.Encoder()
 _record_decoder = msgspec.msgpack.Decoder(Record)
-_numbers_decoder = msgspec.msgpack.Decoder(list[int])
 _template_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes | None]])
 
 
@@ -223,13 +181,9 @@ def _stored_response(response: Response, values: list[bytes], body: StoredBody) 
         header_values=values,
         trailers=list(response.trailers),
         body=body,
-        chunk_offsets=_differences(offsets),
+        chunk_offsets=differences(offsets),
         chunk_sizes=[part.size for part in response.chunks],
     )
-
-
-def _differences(numbers: Sequence[int]) -> list[int]:
-    return [later - earlier for earlier, later in pairwise(chain((0,), numbers))]
 
 
 # Headers: names and lasting values are one part that many exchanges share; values that differ each time stay aside.
@@ -344,23 +298,11 @@ def _join_chain(record: Record, blocks: Sequence[int], fetch: FetchPart) -> tupl
     return tuple(joined[end - width : end] for end, width in zip(accumulate(widths), widths, strict=True))
 
 
-# Part numbers: mostly the next one, so differences are mostly 1 and compress to almost nothing.
-
-
-def pack_numbers(numbers: Sequence[int], codec: Codec) -> bytes:
-    return codec.pack(_encoder.encode(_differences(numbers)))
-
-
-def unpack_numbers(packed: bytes, codec: Codec) -> Iterator[int]:
-    return accumulate(_numbers_decoder.decode(codec.unpack(packed)))
-
-
 # Texts.
 
 
 def preview(exchange: Exchange) -> tuple[int, str]:
-    """First characters of what the model said, as a number of bytes of the response column; else of what it was asked
-    last."""
+    """Bytes of the response column that the preview is, or 0 and the text: the last thing the model was asked."""
     said = len(clean(exchange.response_text[:PREVIEW_CHARS]).encode())
     if said:
         return said, ""

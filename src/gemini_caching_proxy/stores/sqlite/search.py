@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import apsw
 
+from .codec import Codec
 from .connection import fetch_all, fetch_one
 from .filters import Filter
-from .records import Codec, stored_text
+from .records import stored_text
 
 _WALK = (
     "SELECT w.rowid, e.sequence FROM words w LEFT JOIN parts p ON p.id = w.rowid"

@@ -7,9 +7,9 @@ from uuid import UUID
 import apsw
 
 from ..base import Summary
+from .codec import Codec
 from .connection import fetch_one
 from .facets import Facets
-from .records import Codec
 
 _ROW = """
     SELECT e.sequence, e.id, e.started_ns, e.facet, e.request_bytes, e.response_bytes, e.chunk_count, e.ttfb_us,

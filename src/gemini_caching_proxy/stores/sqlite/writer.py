@@ -12,9 +12,10 @@ from blake3 import blake3
 
 from ...exchange import Exchange
 from ..base import AddResult, Gap, JournalPosition
+from .codec import Codec, pack_numbers
 from .facets import Facet, Facets, bounded, clean
 from .phrases import indexable
-from .records import Codec, dissect, own_text, pack_numbers, preview
+from .records import dissect, own_text, preview
 from .rollups import Measure, Rollups
 
 MOST_KNOWN_PARTS = 100_000
