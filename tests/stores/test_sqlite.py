@@ -19,10 +19,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import Door
 
-from factories import HOUR_NS, NOW_NS, Prose, agent_session, content, exchange, request_pieces
+from factories import (
+    HOUR_NS,
+    NOW_NS,
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+    Prose,
+    agent_session,
+    content,
+    exchange,
+    request_pieces,
+    response,
+    sse,
+)
 from gemini_caching_proxy.errors import FormatTooNew, StoreCorrupt, StoreUnavailable
+from gemini_caching_proxy.exchange import Exchange
 from gemini_caching_proxy.stores.base import Query
-from gemini_caching_proxy.stores.sqlite import SQLiteStore, connection, histogram, phrases, rollups, sqlite_version
+from gemini_caching_proxy.stores.sqlite import (
+    SQLiteStore,
+    connection,
+    histogram,
+    phrases,
+    reader,
+    rollups,
+    sqlite_version,
+)
 
 
 @pytest.fixture
@@ -72,18 +93,29 @@ def test_interleaved_sessions_stay_as_small(path: Path) -> None:
     assert path.stat().st_size / sent <= 0.06  # half as long, so each request repeats half as much
 
 
-def test_header_sets_that_repeat_are_kept_once(store: Door) -> None:
-    first, *rest = (exchange(asked="same", answer=f"answer {n}") for n in range(5))
-    store.add([first])
+def test_headers_that_repeat_are_kept_once(store: Door) -> None:
+    def dated(n: int) -> Exchange:
+        request = (*REQUEST_HEADERS[:-1], (b"content-length", str(n).encode()))
+        answer = (*RESPONSE_HEADERS, (b"Date", b"day %d" % n), (b"Server-Timing", b"dur=%d" % n))
+        return exchange(asked="same", request_headers=request, outcome=response(sse(f"answer {n}"), headers=answer))
+
+    several = [dated(n) for n in range(5)]
+    store.add(several[:1])
     parts = store.size().parts
-    dated = [(b"Date", b"Fri"), (b"Server-Timing", b"gfet4t7; dur=9")]
-    store.add(
-        [
-            exchange(asked="same", request_headers=(*each.request_headers[:-1], (b"content-length", str(n).encode())))
-            for n, each in enumerate(rest)
-        ]
-    )
-    assert store.size().parts == parts, dated
+    store.add(several[1:])
+    assert store.size().parts == parts
+    assert [store.get(each.id) for each in several] == several
+
+
+def test_filters_work_with_more_combinations_than_can_be_looked_up_apart(store: Door) -> None:
+    odd = [exchange(user_agent=f"agent-{n}/1", started_ns=NOW_NS + n, model="m" if n % 3 else "x") for n in range(1600)]
+    store.add(odd)
+    wanted = [each.id for each in reversed(odd) if each.model == "m"]
+    assert len(wanted) > reader.MOST_FACETS_APART
+    first = store.list(Query(model="m"), limit=500)
+    second = store.list(Query(model="m"), limit=500, cursor=first.next_cursor)
+    assert [item.id for item in (*first.items, *second.items)] == wanted[:1000]
+    assert store.stats(Query(model="m"))[0].exchanges == len(wanted)
 
 
 def test_statistics_and_lists_do_not_read_bodies(path: Path) -> None:
@@ -204,6 +236,17 @@ def test_damage_shows_as_a_store_that_is_corrupt(path: Path) -> None:
 
     with pytest.raises(StoreUnavailable):
         use()
+
+
+@pytest.mark.parametrize("damage", ["UPDATE details SET record = x'01ffff'", "UPDATE details SET record = x'00c1'"])
+def test_a_damaged_record_shows_as_a_store_that_is_corrupt(path: Path, store: Door, damage: str) -> None:
+    each = exchange()
+    store.add([each])
+    with raw_connection(path) as raw:
+        raw.execute(damage)
+    with pytest.raises(StoreCorrupt):
+        store.get(each.id)
+    assert len(store.list(Query()).items) == 1
 
 
 def test_a_database_of_another_program_is_refused(path: Path) -> None:
@@ -346,13 +389,13 @@ def test_adding_goes_on_during_a_prune(path: Path) -> None:
     shared = [content(f"shared {n} " * 20) for n in range(40)]
     rng = random.Random(2)
 
-    def batch(started_ns: int) -> list[object]:
+    def batch(started_ns: int) -> list[Exchange]:
         return [exchange(started_ns=started_ns, request_pieces=request_pieces(rng.sample(shared, 5))) for _ in range(8)]
 
     with opened(path) as writer, opened(path) as pruner:
         for _ in range(40):
             writer.add(batch(NOW_NS - 1))
-        kept: list[object] = []
+        kept: list[Exchange] = []
         pruning = threading.Thread(target=lambda: pruner.prune(older_than_ns=NOW_NS))
         pruning.start()
         while pruning.is_alive() or not kept:

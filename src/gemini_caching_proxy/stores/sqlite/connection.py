@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import structlog
+import zstandard
 
 from ...errors import StoreCorrupt, StoreUnavailable
 from .schema import VERSION, migrate, version_of
@@ -32,6 +34,7 @@ Value = int | str | bytes | None
 _UNSAFE_FOR_WAL = re.compile(r"virtiofs|9p|nfs\d?|cifs|smb\d?|smbfs|vboxsf|prl_fs|afs|ceph|fuse(\..*)?|fuseblk")
 """File systems whose shared memory or locks do not hold between processes or hosts."""
 
+_DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, zstandard.ZstdError, msgspec.DecodeError)
 _UNAVAILABLE = (
     apsw.AuthError,
     apsw.BusyError,
@@ -58,7 +61,7 @@ def store_errors(path: Path) -> Iterator[None]:
     """The border: what SQLite says becomes StoreUnavailable with a sentence; a mistake of ours passes as it is."""
     try:
         yield
-    except (apsw.NotADBError, apsw.CorruptError, apsw.FormatError) as error:
+    except _DAMAGE as error:
         raise StoreCorrupt(
             f"{path} is damaged or no database ({error}): move it aside, and a new one is made at the next start."
         ) from error
