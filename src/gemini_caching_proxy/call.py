@@ -20,6 +20,8 @@ from .relay.origin import Origin
 from .relay.upstream import Answer
 
 _UNRECORDED = Unrecorded()
+_CODING = int(Kind.CODING)
+_BODILESS = frozenset({101, 204, 304})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,9 @@ class Call:
     __slots__ = (
         "_around",
         "_client_base",
-        "_recording",
-        "upstream",
         "_head",
         "_recorded",
+        "_recording",
         "_shape",
         "_tail",
         "cors",
@@ -68,6 +69,7 @@ class Call:
         "route",
         "settlement",
         "target",
+        "upstream",
     )
 
     def __init__(
@@ -133,19 +135,14 @@ class Call:
     def answer_head(self, answer: Answer) -> AnswerHead:
         """The head of an answer, for the client."""
         shape = self._shape
-        lines = [b"HTTP/1.1 %d %b\r\n" % (answer.status, answer.reason)]
-        recorded = []
-        special: list[Field] = []
-        for field in answer.fields:
-            recorded.append(field[3])
-            if field[1] == 0:
-                lines.append(field[2])
-            elif field[1] > 1:
-                special.append(field)
+        status, fields = answer.status, answer.fields
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, answer.reason)]
+        lines += [field[2] for field in fields if not field[1]]
         chunked = ends_by_close = False
-        for field in special:
-            self._add_special(lines, field, answer)
-        if shape.method == b"HEAD" or answer.status in (101, 204, 304):
+        for field in answer.special:
+            if field[1] != _CODING:
+                self._add_special(lines, field, answer)
+        if status in _BODILESS or shape.method == b"HEAD":
             lines.append(self._bodiless_framing(answer))
         elif answer.length is None or answer.chunked:
             if shape.minor_version:
@@ -160,7 +157,7 @@ class Call:
         if not shape.keep_alive and shape.minor_version and answer.status != 101:
             lines.append(b"Connection: close\r\n")
         lines.append(b"\r\n")
-        return AnswerHead(b"".join(lines), recorded, chunked, ends_by_close)
+        return AnswerHead(b"".join(lines), [field[3] for field in fields], chunked, ends_by_close)
 
     def _add_special(self, lines: list[bytes], field: Field, answer: Answer) -> None:
         if field.kind == Kind.LENGTH:

@@ -255,21 +255,19 @@ class JournalCapture:
     """The capture that writes records."""
 
     __slots__ = (
+        "_call",
         "_coded",
         "_coding",
         "_connected_us",
         "_ended",
         "_head_ns",
         "_id",
-        "_needles",
         "_recording",
         "_request",
         "_request_done_us",
         "_request_size",
         "_response",
-        "_secrets",
         "_tunnel",
-        "_withhold",
     )
 
     def __init__(
@@ -292,16 +290,14 @@ class JournalCapture:
         self._recording = recording
         self._head_ns = head_ns = request.head_ns
         self._id = uuid7().bytes
-        self._secrets = settlement.secrets
-        self._needles = needles = call.needles
-        self._withhold = route.withhold_response
+        self._call = call
+        needles = call.needles
         self._tunnel: tuple[int, int] | None = None
         self._ended = False
         self._request: BodyMeter | None = None
         self._request_size = size = len(body)
         self._response: BodyMeter | None = None
         self._coding = b""
-        self._coded: list[Chunk] = []
         now_us = (monotonic_ns() - head_ns) // 1000
         self._connected_us = now_us if pooled else None
         self._request_done_us = now_us if request.complete else None
@@ -356,9 +352,14 @@ class JournalCapture:
 
     def response_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         recording = self._recording
-        limit, head = (0, 0) if self._withhold and status < 400 else (recording.max_body_bytes, recording.head_bytes)
-        self._response = BodyMeter(BodyScrubber(self._needles), limit, head, length)
-        if status >= 400 and self._secrets:
+        limit, head = (
+            (0, 0)
+            if self._call.route.withhold_response and status < 400
+            else (recording.max_body_bytes, recording.head_bytes)
+        )
+        self._response = BodyMeter(BodyScrubber(self._call.needles), limit, head, length)
+        if status >= 400 and self._call.settlement.secrets:
+            self._coded: list[Chunk] = []
             self._coding = next((value for name, value in headers if name.lower() == b"content-encoding"), b"")
         recording.append(ResponseHead(self._id, self._now_us(), status, reason, headers))
 
@@ -377,18 +378,19 @@ class JournalCapture:
     def whole_answer(
         self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None, data: bytes
     ) -> None:
-        quick = status < 400 and not self._withhold and self._request is None
-        if not quick or len(data) > self._recording.quick_bytes or self._needles.search(data):
+        call, recording = self._call, self._recording
+        quick = status < 400 and self._request is None and not call.route.withhold_response
+        if not quick or len(data) > recording.quick_bytes or call.needles.search(data):
             self.response_head(status, reason, headers, length)
             if data:
                 self.response_data(data)
             self.end()
             return
         self._ended = True
-        self._recording.append(
+        recording.append(
             WholeAnswer(
                 self._id,
-                self._now_us(),
+                (monotonic_ns() - self._head_ns) // 1000,
                 self._connected_us,
                 self._request_done_us,
                 self._request_size,
@@ -422,7 +424,7 @@ class JournalCapture:
             rest = response.rest()
             if rest:
                 self._recording.append(Chunk(self._id, self._now_us(), rest, response.redacted))
-            if self._coded:
+            if self._coding:
                 self._release_coded(response)
         redactor = self._recording.redactor
         self._recording.append(
@@ -450,7 +452,7 @@ class JournalCapture:
     def _release_coded(self, response: BodyMeter) -> None:
         """A compressed error may quote the key it complains about, where no scrubber sees it: look before writing."""
         body = b"".join(chunk.data for chunk in self._coded)
-        if self._recording.redactor.compressed_body_holds_secret(body, self._coding, self._secrets):
+        if self._recording.redactor.compressed_body_holds_secret(body, self._coding, self._call.settlement.secrets):
             response.withhold()
             return
         for chunk in self._coded:

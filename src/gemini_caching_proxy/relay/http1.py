@@ -222,7 +222,8 @@ class ShapeTable:
             RequestRejected: the message must not be forwarded.
         """
         fields = request.fields
-        key = (method, request.target, version, keep_alive, *[field[0] for field in fields])
+        numbers = [field[0] for field in fields]
+        key = (method, request.target, version, keep_alive, *numbers)
         shape = self._shapes.get(key)
         if shape is None:
             shape = settled_shape(request, method, version, self.limits, head_bytes)
@@ -232,10 +233,8 @@ class ShapeTable:
                 if len(self._shapes) >= self._most:
                     self._shapes.clear()
                 self._shapes[key] = shape
-        for field in fields:
-            if field[0] == 0:
-                request.length = field
-                break
+        if 0 in numbers:
+            request.length = fields[numbers.index(0)]
         request.shape = shape
 
 

@@ -48,9 +48,9 @@ class Answer:
         "fields",
         "head_done",
         "length",
-        "minor_version",
         "pieces",
         "reason",
+        "special",
         "status",
         "trailers",
     )
@@ -58,8 +58,9 @@ class Answer:
     def __init__(self) -> None:
         self.status = 0
         self.reason = b""
-        self.minor_version = 1
         self.fields: list[Field] = []
+        self.special: list[Field] = []
+        """Those of the fields that are neither simply passed nor dropped."""
         self.pieces: list[bytes] = []
         self.trailers: list[tuple[bytes, bytes]] = []
         self.length: int | None = None
@@ -102,6 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_pool",
         "_receiver",
         "_spoiled",
+        "_spoken",
         "_stalled",
         "deadline",
         "idle_since",
@@ -122,6 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self._spoiled = False
         self._stalled = False
+        self._spoken = False
         self.deadline = math.inf
         self.idle_since = 0.0
         self.transport: asyncio.Transport
@@ -275,17 +278,21 @@ class UpstreamConnection(asyncio.Protocol):
         if answer.head_done:
             answer.trailers.append((name, value))
         else:
-            answer.fields.append(self._fields[name, value])
+            field = self._fields[name, value]
+            answer.fields.append(field)
+            if field[1] > 1:
+                answer.special.append(field)
 
     def on_headers_complete(self) -> None:
         answer = self._answer
         parser = self._parser
         answer.status = status = parser.get_status_code()
-        version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise ValueError(f"version {version}")
-        answer.minor_version = int(version[2])
-        for field in answer.fields:
+        if not self._spoken:
+            version = parser.get_http_version()
+            if version not in ("1.1", "1.0"):
+                raise ValueError(f"version {version}")
+            self._spoken = True
+        for field in answer.special:
             if field.kind == Kind.LENGTH:
                 answer.length = int(field.value)
             elif field.kind == Kind.CODING:
