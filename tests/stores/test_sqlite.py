@@ -453,6 +453,36 @@ def test_a_snippet_shows_the_match(text: str, typed: str, snippet: str) -> None:
     assert phrases.snippet(text, typed) == snippet
 
 
+def test_a_rare_filter_finds_the_same_words(path: Path, store: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exchanges are asked one by one where a filter leaves few; it must make no difference."""
+    shared = [content(f"needle {n}") for n in range(4)]
+    rng = random.Random(6)
+    many = [
+        exchange(
+            started_ns=NOW_NS + n,
+            request_pieces=request_pieces(rng.sample(shared, 2)),
+            answer=rng.choice(["needle", "needle", "hay"]),
+            model=rng.choice(["a", "a", "a", "b"]),
+        )
+        for n in range(40)
+    ]
+    store.add(many)
+    store.prune(older_than_ns=NOW_NS + 5)
+    found = {}
+    for few in (0, 1000):
+        monkeypatch.setattr(reader, "FEW_EXCHANGES", few)
+        cursor, pages = None, []
+        while True:
+            page = store.list(Query(contains="needle", model="a"), limit=3, cursor=cursor)
+            pages.append([item.id for item in page.items])
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        found[few] = pages
+    assert found[0] == found[1000]
+    assert len(found[0]) > 2
+
+
 # Statistics.
 
 

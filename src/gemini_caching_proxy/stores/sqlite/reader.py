@@ -34,6 +34,8 @@ from .writer import chain_mark, response_mark
 MOST_FACETS_APART = 1000
 """With more facets than this to look into, walking all exchanges by time is cheaper."""
 FEW_KEYS = 8
+FEW_EXCHANGES = 300
+"""So many are asked for a word one by one, rather than all that hold the word for the filter."""
 FOREVER = 2**63 - 1
 
 _CURSOR_NUMBER = re.compile("[0-9a-f]{1,15}|[0-7][0-9a-f]{15}")
@@ -244,8 +246,18 @@ class Reader:
         expression = match_expression(text, last_is_prefix=last_is_prefix)
         if expression is None:
             return []
+        rare = self._rare(query)
+        if rare is not None:
+            return self._matches.among(expression, rare, before=before, limit=limit)
         chosen = conditions(query, self._facets.matching(query))
         return self._matches.find(expression, chosen, before=before, limit=limit)
+
+    def _rare(self, query: Query) -> Sequence[int] | None:
+        """The exchanges that a query leaves, if they are few enough to ask each for a word; None if it leaves many."""
+        if query.contains is not None or query == Query():
+            return None
+        keys = self._newest(query, (FOREVER, FOREVER), FEW_EXCHANGES + 1)
+        return None if len(keys) > FEW_EXCHANGES else [sequence for _, sequence in keys]
 
     def _summary(self, sequence: int) -> Summary:
         return read_summary(self._connection, self._facets, self._codec, sequence)

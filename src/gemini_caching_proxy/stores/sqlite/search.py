@@ -9,7 +9,7 @@ a straggler. It counts only if the exchange has no match that came earlier in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -65,13 +65,26 @@ class Matches:
             last = sequence
             yield Match(number, sequence)
 
+    def among(self, expression: str, sequences: Sequence[int], *, before: int, limit: int) -> list[Match]:
+        """As `find`, for a few exchanges that are known to pass the filter: their texts are asked one by one."""
+        found = [Match(number, each) for each in sequences if (number := self._highest(expression, each)) is not None]
+        later = sorted((match for match in found if match.number < before), key=lambda match: -match.number)
+        return later[:limit]
+
+    def _highest(self, expression: str, sequence: int) -> int | None:
+        """The highest number of a matching text of an exchange: where the walk would meet it."""
+        parts = fetch_all(self._connection, "SELECT id FROM parts WHERE owner = ?", (sequence,))
+        numbers = sorted((sequence, *(part for (part,) in parts)), reverse=True)
+        return next((number for number in numbers if self._holds(expression, number)), None)
+
+    def _holds(self, expression: str, number: int) -> bool:
+        """Whether this one text matches."""
+        sql = "SELECT 1 FROM words WHERE words MATCH ? AND rowid = ?"
+        return fetch_one(self._connection, sql, (expression, number)) is not None
+
     def _found_before(self, expression: str, number: int, sequence: int) -> bool:
         """Whether another text of this exchange matches and has a higher number."""
-        texts = fetch_all(self._connection, "SELECT id FROM parts WHERE owner = ? AND id > ?", (sequence, number))
-        return any(
-            self._connection.execute("SELECT 1 FROM words WHERE words MATCH ? AND rowid = ?", (expression, other)).get
-            for (other,) in [(sequence,), *texts]
-        )
+        return self._highest(expression, sequence) != number
 
     def text(self, match: Match) -> str:
         """The text that matched, so far as it is kept."""
