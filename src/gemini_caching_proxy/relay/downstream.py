@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, monotonic_ns
@@ -25,11 +27,13 @@ from gemini_caching_proxy.errors import (
     RequestTimedOut,
 )
 
+from .heads import KnownHeads
 from .http1 import CONTINUE, FieldTable, Request, ShapeTable, error_message, oversize, rebuild_head
 
 LINGER_SECONDS = 2.0
 """How long a client that was answered early may pause in what it still sends, which is thrown away."""
 LINGER_SECONDS_MOST = 30.0
+_NO_LINGER = struct.pack("ii", 1, 0)
 AHEAD_BYTES_MOST = 64 * 1024
 """Read ahead of what is being answered (pipelined requests, bytes behind a WebSocket handshake). Beyond it reading
 stops, and with it the noticing of a client that leaves."""
@@ -69,6 +73,7 @@ class Downstream:
         self.start = start
         self.fields = fields
         self.shapes = shapes
+        self.heads = KnownHeads(fields)
         self.max_connections = max_connections
         self.header_timeout = header_timeout
         self.body_timeout = body_timeout
@@ -186,6 +191,14 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._refusal is not None:
             return
+        idle = not self._requests
+        if idle:
+            request = self._shared.heads.request(data)
+            if request is not None:
+                self._current = request
+                self._requests.append(request)
+                self._advance()
+                return
         self._ahead_bytes += len(data)
         self._read_size = len(data)
         self._head_bytes += len(data)
@@ -199,6 +212,8 @@ class ClientConnection(asyncio.Protocol):
             self._refusal = self._refusal or MalformedRequest(f"The request is not valid HTTP/1.1: {error}.")
         if self._begun and self._refusal is None:
             self._refusal = self._excess()
+        if idle and self._refusal is None and self._current.complete and len(self._requests) == 1:
+            self._shared.heads.learn(data, self._current)
         self._advance()
 
     def eof_received(self) -> bool:
@@ -316,7 +331,7 @@ class ClientConnection(asyncio.Protocol):
         """End the connection so that nobody can take what was sent for a whole answer."""
         self._passage = None
         self._finished = True
-        self.transport.abort()
+        self._reset()
 
     def cut(self, *, hard: bool) -> None:
         """End in the middle of an answer, in a way that cannot be taken for its end.
@@ -327,7 +342,7 @@ class ClientConnection(asyncio.Protocol):
         self._passage = None
         self._finished = True
         if hard:
-            self.transport.abort()
+            self._reset()
         else:
             self._close()
 
@@ -496,6 +511,13 @@ class ClientConnection(asyncio.Protocol):
             self._linger_end = monotonic() + LINGER_SECONDS_MOST
         else:
             self._close()
+
+    def _reset(self) -> None:
+        """End by a reset: closing alone sends a FIN, which ends an answer that has no other end."""
+        if not self.transport.is_closing():
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
     def _close(self) -> None:
         self.deadline = monotonic() + self._shared.write_timeout

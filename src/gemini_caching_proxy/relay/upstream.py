@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import select
 import socket
 import ssl
 from collections import deque
@@ -107,6 +108,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_stalled",
         "deadline",
         "idle_since",
+        "pending",
         "transport",
         "write",
     )
@@ -127,6 +129,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._spoken = False
         self.deadline = math.inf
         self.idle_since = 0.0
+        self.pending: Callable[[int], object] = lambda wait_ms: ()
+        """What waits in the socket unread, if anything (`poll`)."""
         self.transport: asyncio.Transport
         self.write: Callable[[bytes], None]
 
@@ -393,9 +397,14 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if not connection.transport.is_closing():
-                connection.idle_since = 0.0
-                return connection
+            if connection.transport.is_closing():
+                continue
+            if connection.pending(0):
+                # Bytes nobody asked for, or the end: the loop has only not come to it yet.
+                connection.close()
+                continue
+            connection.idle_since = 0.0
+            return connection
         return None
 
     def put(self, connection: UpstreamConnection) -> None:
@@ -470,6 +479,9 @@ class Pool:
         _, connection = await loop.create_connection(
             lambda: UpstreamConnection(self), sock=sock, ssl=self._tls, server_hostname=server_name
         )
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        connection.pending = poll.poll
         return connection
 
 
