@@ -37,6 +37,7 @@ class Wire:
         self.buffer = bytearray()
         self.received = bytearray()
         """Everything that was read."""
+        self.sent_fin = False
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -98,6 +99,7 @@ class Wire:
     def fin(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
+        self.sent_fin = True
 
     def rst(self) -> None:
         """Reset the connection."""
@@ -248,7 +250,7 @@ class ScriptedUpstream:
     """Listens; each connection is a thread that runs `script`, which may be changed at any time for new connections."""
 
     def __init__(self, script: Script, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
-        self.script = script
+        self._script = script
         self.peers: list[Peer] = []
         self.requests: list[Asked] = []
         self.handshakes_failed = 0
@@ -260,6 +262,22 @@ class ScriptedUpstream:
         self.port: int = self._listener.getsockname()[1]
         self._closing = False
         self._threads: list[threading.Thread] = []
+
+    @property
+    def script(self) -> Script:
+        """What is done with a connection. A new one ends the connections that follow the old one."""
+        return self._script
+
+    @script.setter
+    def script(self, script: Script) -> None:
+        if script is not self._script:
+            self._script = script
+            self._end_connections()
+
+    def _end_connections(self) -> None:
+        for peer in list(self.peers):
+            with contextlib.suppress(OSError):
+                peer.sock.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -278,17 +296,14 @@ class ScriptedUpstream:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for peer in list(self.peers):
-            with contextlib.suppress(OSError):
-                peer.sock.shutdown(socket.SHUT_RDWR)
-            peer.close()
+        self._end_connections()
         self._accepting.join(5)
         for thread in self._threads:
             thread.join(5)
 
     def forget(self) -> None:
-        """Begin new lists of requests and connections."""
-        self.peers, self.requests = [], []
+        """Begin a new list of requests."""
+        self.requests = []
 
     def _accept(self) -> None:
         while not self._closing:

@@ -182,6 +182,16 @@ class ProxyProcess:
             assert time.monotonic() < deadline, f"{len(found)} exchanges of {count} after {timeout:g} s"
             time.sleep(POLL_SECONDS)
 
+    def exchange(self, user_agent: str, timeout: float = 20.0) -> Exchange:
+        """The one exchange of this user agent, once it is stored."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = [each for each in self.exchanges() if each.user_agent == user_agent]
+            if found:
+                (exchange,) = found
+                return exchange
+            assert time.monotonic() < deadline, f"no exchange of {user_agent} after {timeout:g} s"
+
     def __enter__(self) -> Self:
         return self.start()
 
