@@ -13,7 +13,7 @@ from .http1 import Field, FieldTable, Request, Shape
 
 LONGEST_HEAD = 4096
 MOST_DIGITS = 15
-_NAMES = (b"Content-Length", b"content-length")
+_LENGTHS = ((b"\r\nContent-Length: ", b"Content-Length"), (b"\r\ncontent-length: ", b"content-length"))
 
 
 class KnownHeads:
@@ -66,11 +66,11 @@ class KnownHeads:
         end = data.find(b"\r\n\r\n", 0, LONGEST_HEAD) + 4
         if end < 4:
             return None
-        for name in _NAMES:
-            start = data.find(b"\r\n%b: " % name, 0, end)
+        for mark, name in _LENGTHS:
+            start = data.find(mark, 0, end)
             if start < 0:
                 continue
-            start += len(name) + 4
+            start += len(mark)
             stop = data.index(b"\r", start)
             digits = data[start:stop]
             if not digits.isdigit() or len(digits) > MOST_DIGITS:

@@ -48,6 +48,7 @@ class Kind(IntEnum):
     PREFLIGHT = 11
     URL = 12
     CORS = 13
+    UNKNOWN_CODING = 14
 
 
 # RFC 9110 section 7.6.1; `HTTP2-Settings` belongs to an upgrade that is never passed on.
@@ -113,6 +114,8 @@ class FieldTable(dict[tuple[bytes, bytes], Field]):
         kind = self._kinds.get(name.lower(), Kind.PASS)
         if kind == Kind.CONNECTION and value.strip().lower() in (b"keep-alive", b"close"):
             kind = Kind.DROP
+        elif kind == Kind.CODING and value.strip().lower() != b"chunked":
+            kind = Kind.UNKNOWN_CODING
         number = 0 if kind == Kind.LENGTH else next(self._numbers)
         field = Field(number, int(kind), b"%b: %b\r\n" % pair, (name, self._redact(name, value)), value)
         if len(name) + len(value) <= 1024:
@@ -275,9 +278,9 @@ def _settle_field(shape: Shape, field: Field) -> None:
     if kind == Kind.HOST:
         shape.host = value
     elif kind == Kind.CODING:
-        if value.strip().lower() != b"chunked":
-            raise MalformedRequest("The only Transfer-Encoding that is understood is `chunked`.")
         shape.chunked = True
+    elif kind == Kind.UNKNOWN_CODING:
+        raise MalformedRequest("The only Transfer-Encoding that is understood is `chunked`.")
     elif kind == Kind.EXPECT:
         shape.expects_continue = value.strip().lower() == b"100-continue"
     elif kind == Kind.UPGRADE:

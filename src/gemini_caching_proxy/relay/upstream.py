@@ -300,7 +300,9 @@ class UpstreamConnection(asyncio.Protocol):
             if field.kind == Kind.LENGTH:
                 answer.length = int(field.value)
             elif field.kind == Kind.CODING:
-                self._check_coding(field.value)
+                answer.chunked = True
+            elif field.kind == Kind.UNKNOWN_CODING:
+                raise ValueError("unknown transfer coding")
         if status == 101 and not parser.should_upgrade():
             raise ValueError("101 that names no protocol")
         if status < 200 and status != 101:
@@ -331,11 +333,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._receiver.upstream_interim(answer)
 
     # Inside
-
-    def _check_coding(self, value: bytes) -> None:
-        if value.strip().lower() != b"chunked":
-            raise ValueError("unknown transfer coding")
-        self._answer.chunked = True
 
     def _check_unfinished_head(self, received: int) -> None:
         self._head_bytes += received
