@@ -28,7 +28,8 @@
         └── FormatTooNew            written by a newer version
 
 `status` is the HTTP status a client gets, `kind` how a failure is recorded, `proxy_status` the error token of RFC 9209
-section 2.3, `google_status` the word for it in a Gemini error body. Errors of libraries are mapped to these at one border each.
+section 2.3, `google_status` the word for it in a Gemini error body. Errors of libraries are mapped to these at one
+border each.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ class Client(threading.Thread):
             nonce = f"nonce-{self._number}-{count}"
             body = json.dumps({"contents": [{"role": "user", "parts": [{"text": f"{nonce} simulate 3 sentences"}]}]})
             try:
-                connection.request("POST", TARGETS[count % 3], body, {"x-goog-api-key": f"key-of-client-{self._number}"})
+                connection.request(
+                    "POST", TARGETS[count % 3], body, {"x-goog-api-key": f"key-of-client-{self._number}"}
+                )
                 answer = connection.getresponse()
                 data = answer.read()
             except (OSError, http.client.HTTPException):

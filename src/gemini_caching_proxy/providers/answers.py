@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..bodies import plain_text, read_json
-from ..eventstream import Event, Events, read_array, read_sse
-from ..exchange import Headers, StreamShape
+from gemini_caching_proxy.bodies import plain_text, read_json
+from gemini_caching_proxy.eventstream import Event, Events, read_array, read_sse
+from gemini_caching_proxy.exchange import Headers, StreamShape
 
 MAX_SHOWN = 80
 _SSE_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")

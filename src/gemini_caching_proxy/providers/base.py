@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..exchange import Headers, Piece, StreamShape, Usage
+from gemini_caching_proxy.exchange import Headers, Piece, StreamShape, Usage
 
 
 @dataclass(frozen=True, slots=True)

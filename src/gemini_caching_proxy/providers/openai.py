@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..bodies import member
-from ..exchange import Usage
+from gemini_caching_proxy.bodies import member
+from gemini_caching_proxy.exchange import Usage
+
 from .answers import Answer, Item
 from .base import Block, Turn
 from .blocks import Message, arguments, data_url, media

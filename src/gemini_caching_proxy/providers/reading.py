@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..exchange import Usage
+from gemini_caching_proxy.exchange import Usage
+
 from .base import Block
 from .fields import as_json, pick, pick_text
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
-from ..exchange import Exchange, FailureKind, StreamShape
+from gemini_caching_proxy.exchange import Exchange, FailureKind, StreamShape
 
 StatsGroup = Literal["model", "day", "hour", "client", "operation", "status", "credential"]
 

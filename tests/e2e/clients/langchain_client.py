@@ -22,7 +22,10 @@ def main():
         model="gemini-2.5-flash", api_key="test-key-of-client", base_url=sys.argv[1], max_retries=1
     )
     answer = model.invoke("simulate 4 sentences")
-    say("invoke", [answer.text if isinstance(answer.text, str) else answer.text(), answer.usage_metadata["total_tokens"]])
+    say(
+        "invoke",
+        [answer.text if isinstance(answer.text, str) else answer.text(), answer.usage_metadata["total_tokens"]],
+    )
     say("stream", "".join(str(piece.content) for piece in model.stream("simulate 20 sentences")))
     called = model.bind_tools([weather]).invoke("weather in Graz?")
     say("tools", [[call["name"], call["args"]] for call in called.tool_calls])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ...exchange import Headers
-from ..base import Decoded, Provider, Rendering, Route
+from gemini_caching_proxy.exchange import Headers
+from gemini_caching_proxy.providers.base import Decoded, Provider, Rendering, Route
+
 from .exchanges import decode
 from .rendering import render
 from .routing import NAME, route

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..base import Block, Turn
-from ..blocks import Message, arguments, media
-from ..fields import as_json, pick, pick_list, pick_text
+from gemini_caching_proxy.providers.base import Block, Turn
+from gemini_caching_proxy.providers.blocks import Message, arguments, media
+from gemini_caching_proxy.providers.fields import as_json, pick, pick_list, pick_text
 
 _ROLES = {"model": "model", "assistant": "model", "system": "system", "function": "tool", "tool": "tool"}
 _SILENT = frozenset(("thoughtSignature", "thought_signature", "thought", "text"))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...bodies import member
-from ...exchange import Headers, Usage
-from ..answers import Answer, Item, header
-from ..blocks import Message
-from ..fields import pick, pick_count, pick_list, pick_text
-from ..reading import Reading, error_text
+from gemini_caching_proxy.bodies import member
+from gemini_caching_proxy.exchange import Headers, Usage
+from gemini_caching_proxy.providers.answers import Answer, Item, header
+from gemini_caching_proxy.providers.blocks import Message
+from gemini_caching_proxy.providers.fields import pick, pick_count, pick_list, pick_text
+from gemini_caching_proxy.providers.reading import Reading, error_text
+
 from .content import bears_content, candidates_of, parts_of, read_part
 from .enums import block_reason, finish_reason
 from .usage import usage_metadata

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ...exchange import Headers
-from ..answers import Answer
-from ..fields import pick, pick_text
-from ..openai import read_completion
-from ..reading import Reading
+from gemini_caching_proxy.exchange import Headers
+from gemini_caching_proxy.providers.answers import Answer
+from gemini_caching_proxy.providers.fields import pick, pick_text
+from gemini_caching_proxy.providers.openai import read_completion
+from gemini_caching_proxy.providers.reading import Reading
+
 from .decoding import read_generation
 from .interactions import read_interaction
 

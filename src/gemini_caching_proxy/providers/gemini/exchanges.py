@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ...bodies import Split, member, read_json, split_request, split_response
-from ...exchange import Headers
-from ..answers import Answer, read_answer
-from ..base import Decoded
-from ..blocks import answer_text, thought_text
-from ..reading import Reading
+from gemini_caching_proxy.bodies import Split, member, read_json, split_request, split_response
+from gemini_caching_proxy.exchange import Headers
+from gemini_caching_proxy.providers.answers import Answer, read_answer
+from gemini_caching_proxy.providers.base import Decoded
+from gemini_caching_proxy.providers.blocks import answer_text, thought_text
+from gemini_caching_proxy.providers.reading import Reading
+
 from .dialects import read
 
 _CONVERSATIONS = frozenset(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...bodies import member
-from ..answers import Answer, Item
-from ..base import Block, Turn
-from ..blocks import Message, arguments, data_url, media
-from ..fields import as_json, pick, pick_count, pick_list, pick_text
-from ..reading import Reading, error_text
+from gemini_caching_proxy.bodies import member
+from gemini_caching_proxy.providers.answers import Answer, Item
+from gemini_caching_proxy.providers.base import Block, Turn
+from gemini_caching_proxy.providers.blocks import Message, arguments, data_url, media
+from gemini_caching_proxy.providers.fields import as_json, pick, pick_count, pick_list, pick_text
+from gemini_caching_proxy.providers.reading import Reading, error_text
+
 from .usage import interaction_usage
 
 MAX_DEPTH = 8

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...bodies import plain_text, read_json
-from ...exchange import Headers
-from ..answers import read_answer
-from ..base import Block, Rendering, Turn
-from ..fields import as_json, pick, pick_list, pick_text
-from ..openai import message_turns
-from ..reading import Reading
+from gemini_caching_proxy.bodies import plain_text, read_json
+from gemini_caching_proxy.exchange import Headers
+from gemini_caching_proxy.providers.answers import read_answer
+from gemini_caching_proxy.providers.base import Block, Rendering, Turn
+from gemini_caching_proxy.providers.fields import as_json, pick, pick_list, pick_text
+from gemini_caching_proxy.providers.openai import message_turns
+from gemini_caching_proxy.providers.reading import Reading
+
 from .content import content_turn
 from .dialects import read
 from .interactions import input_turns

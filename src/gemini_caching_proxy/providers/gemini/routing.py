@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from ..base import Route
+from gemini_caching_proxy.providers.base import Route
+
 from .paths import recognise
 
 NAME = "gemini"

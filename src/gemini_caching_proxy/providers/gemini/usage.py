@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...exchange import Usage
-from ..fields import pick_count, pick_text
+from gemini_caching_proxy.exchange import Usage
+from gemini_caching_proxy.providers.fields import pick_count, pick_text
 
 
 def usage_metadata(value: Any, raw: bytes, tier: str = "") -> Usage:

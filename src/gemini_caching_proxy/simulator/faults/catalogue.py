@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ..backend import Request
-from ..call import Call
-from ..reply import Pacing, Reply
+from gemini_caching_proxy.simulator.backend import Request
+from gemini_caching_proxy.simulator.call import Call
+from gemini_caching_proxy.simulator.reply import Pacing, Reply
+
 from . import distortion, refusals, wire
 
 Early = Callable[[Call, str], Awaitable[None]]

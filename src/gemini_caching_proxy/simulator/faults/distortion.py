@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import zstandard
 
-from ..reply import Reply, one_line
+from gemini_caching_proxy.simulator.reply import Reply, one_line
 
 MIB = 1 << 20
 _ERROR = {

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from email.utils import formatdate
 
-from ..backend import Request, common_headers, json_reply, problem_reply
-from ..problems import with_status
-from ..reply import Reply
+from gemini_caching_proxy.simulator.backend import Request, common_headers, json_reply, problem_reply
+from gemini_caching_proxy.simulator.problems import with_status
+from gemini_caching_proxy.simulator.reply import Reply
 
 _REDIRECTS = {
     "localhost": b"http://127.0.0.1:9/admin",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from ..call import Call
-from ..reply import LAST_CHUNK, Framing, Pacing, Reply, chunk, head_bytes
+from gemini_caching_proxy.simulator.call import Call
+from gemini_caching_proxy.simulator.reply import LAST_CHUNK, Framing, Pacing, Reply, chunk, head_bytes
 
 FOREVER_S = 3600.0
 EVIL = b'{"error": {"code": 200, "message": "EVIL: an answer nobody asked for"}}'

@@ -20,7 +20,8 @@ import msgspec
 import structlog
 import zstandard
 
-from ...errors import StoreCorrupt, StoreUnavailable
+from gemini_caching_proxy.errors import StoreCorrupt, StoreUnavailable
+
 from .schema import VERSION, migrate, version_of
 
 OLDEST_SAFE = (3, 51, 3)

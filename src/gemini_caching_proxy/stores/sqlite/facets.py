@@ -13,8 +13,9 @@ import apsw
 import msgspec
 from blake3 import blake3
 
-from ...exchange import Exchange, FailureKind
-from ..base import Query, StatsGroup
+from gemini_caching_proxy.exchange import Exchange, FailureKind
+from gemini_caching_proxy.stores.base import Query, StatsGroup
+
 from .connection import fetch_all
 
 LARGEST = 2**42

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..base import Query
+from gemini_caching_proxy.stores.base import Query
+
 from .phrases import match_expression
 
 _MATCHING = (

@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import apsw
 
-from ..base import PruneResult
+from gemini_caching_proxy.stores.base import PruneResult
+
 from .codec import Codec, unpack_numbers
 from .connection import fetch_all
 from .writer import transaction

@@ -16,9 +16,21 @@ from uuid import UUID
 
 import apsw
 
-from ...errors import NotFound
-from ...exchange import Exchange
-from ..base import ChainMatch, Gap, Hit, JournalPosition, Page, Query, StatsGroup, StatsRow, StoreSize, Summary
+from gemini_caching_proxy.errors import NotFound
+from gemini_caching_proxy.exchange import Exchange
+from gemini_caching_proxy.stores.base import (
+    ChainMatch,
+    Gap,
+    Hit,
+    JournalPosition,
+    Page,
+    Query,
+    StatsGroup,
+    StatsRow,
+    StoreSize,
+    Summary,
+)
+
 from .codec import Codec, unpack_numbers
 from .connection import fetch_all, fetch_one, open_reader
 from .facets import FACET_FIELDS, Facets

@@ -18,7 +18,20 @@ from uuid import UUID
 import msgspec
 from blake3 import blake3
 
-from ...exchange import Body, Chunk, Exchange, Failure, Headers, Outcome, Piece, Price, Response, Timing, Usage
+from gemini_caching_proxy.exchange import (
+    Body,
+    Chunk,
+    Exchange,
+    Failure,
+    Headers,
+    Outcome,
+    Piece,
+    Price,
+    Response,
+    Timing,
+    Usage,
+)
+
 from .codec import differences
 from .facets import INT64_MAX, Facet, bounded, clean
 

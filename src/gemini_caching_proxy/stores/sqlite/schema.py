@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import apsw
 
-from ...errors import FormatTooNew, StoreUnavailable
+from gemini_caching_proxy.errors import FormatTooNew, StoreUnavailable
 
 APPLICATION_ID = 0x47435058
 """Marks the file as ours in SQLite's header ("GCPX")."""

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 import apsw
 import msgspec
 
-from ..base import Query, StatsGroup, StatsRow
+from gemini_caching_proxy.stores.base import Query, StatsGroup, StatsRow
+
 from .facets import Facets
 from .filters import conditions
 from .histogram import percentile

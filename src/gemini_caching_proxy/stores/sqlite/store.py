@@ -17,9 +17,9 @@ from uuid import UUID
 
 import apsw
 
-from ...errors import StoreUnavailable
-from ...exchange import Exchange
-from ..base import (
+from gemini_caching_proxy.errors import StoreUnavailable
+from gemini_caching_proxy.exchange import Exchange
+from gemini_caching_proxy.stores.base import (
     AddResult,
     ChainMatch,
     ExchangeStore,
@@ -34,6 +34,7 @@ from ..base import (
     StoreSize,
     Summary,
 )
+
 from .connection import open_writer, store_errors
 from .pruning import Pruning
 from .reader import Reader

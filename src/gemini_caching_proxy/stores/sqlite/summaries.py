@@ -6,7 +6,8 @@ from uuid import UUID
 
 import apsw
 
-from ..base import Summary
+from gemini_caching_proxy.stores.base import Summary
+
 from .codec import Codec
 from .connection import fetch_one
 from .facets import Facets

@@ -10,8 +10,9 @@ from typing import Any
 import apsw
 from blake3 import blake3
 
-from ...exchange import Exchange
-from ..base import AddResult, Gap, JournalPosition
+from gemini_caching_proxy.exchange import Exchange
+from gemini_caching_proxy.stores.base import AddResult, Gap, JournalPosition
+
 from .codec import Codec, pack_numbers
 from .facets import Facet, Facets, bounded, clean
 from .phrases import indexable
