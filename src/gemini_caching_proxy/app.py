@@ -22,13 +22,13 @@ import uvloop
 
 from . import recorder
 from .call import Surroundings
-from .capture import Recording
 from .credentials import Credentials, UploadOwners
 from .errors import ConfigError, ProxyError
 from .journal import JournalWriter
 from .log import configure_logging, get_logger
 from .providers import providers
 from .reception import Reception
+from .recording import Recording
 from .recording_status import read_status
 from .redaction import Redactor, load_fingerprint_key
 from .relay.downstream import Downstream

@@ -11,9 +11,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .capture import Capture, JournalCapture, Recording, Unrecorded
+from .capture import Capture, JournalCapture, Unrecorded
 from .credentials import Settlement
 from .providers.base import Route
+from .recording import Recording
 from .redaction import Redactor
 from .relay.http1 import CHUNKED_LINE, Field, Kind, Request, Shape, connection_named, forwarded_fields
 from .relay.origin import Origin

@@ -1,146 +1,21 @@
 """The tee of one exchange: what passes is redacted, stamped and handed to the journal in order, and ended once.
 
-A capture never delays or changes what it sees and never raises. Records reach the journal's files in groups: chunks of
-running exchanges within `FLUSH_SECONDS`, and the records of an exchange that ends before its last bytes go to the
-client (`Recording.commit`). Nothing here understands a body.
+A capture never delays or changes what it sees and never raises. Nothing here understands a body.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from time import monotonic_ns, time_ns
 from typing import Protocol
 
-from blake3 import blake3
 from uuid_utils import uuid7
 
 from .credentials import Settlement
 from .exchange import FailureKind
-from .journal import Begin, Chunk, End, JournalWriter, RequestChunk, ResponseHead, WholeAnswer
+from .journal import Begin, Chunk, End, RequestChunk, ResponseHead, WholeAnswer
 from .providers.base import Route
-from .redaction import BodyScrubber, Needles, Redactor
-
-FLUSH_SECONDS = 0.005
-FLUSH_BYTES = 512 * 1024
-HASH_FROM_BYTES = 1024 * 1024
-"""Bodies up to this size are never hashed in the worker: the recorder sees all of them anyway."""
-
-Finish = Callable[[bytes, bool], None]
-
-
-class Recording:
-    """What the captures of a worker share: the journal, the redactor and the moment of writing."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        journal: JournalWriter,
-        redactor: Redactor,
-        *,
-        max_body_bytes: int,
-        head_bytes: int,
-    ) -> None:
-        self.journal = journal
-        self.redactor = redactor
-        self.max_body_bytes = max_body_bytes
-        self.head_bytes = head_bytes
-        self.quick_bytes = min(max_body_bytes, HASH_FROM_BYTES)
-        """A body of up to this size that is here as a whole needs no meter."""
-        self._loop = loop
-        self._held: list[tuple[Finish, bytes, bool]] = []
-        self._flush_soon = False
-        self._flush_later = False
-
-    def append(self, record: Begin | RequestChunk | ResponseHead | Chunk | End | WholeAnswer, size: int = 256) -> None:
-        """Take a record of about `size` bytes; it is in the file within `FLUSH_SECONDS`."""
-        journal = self.journal
-        journal.append(record, size)
-        if journal.pending_bytes > FLUSH_BYTES:
-            journal.flush()
-        elif not self._flush_later:
-            self._flush_later = True
-            self._loop.call_later(FLUSH_SECONDS, self._flush_chunks)
-
-    def commit(self, finish: Finish, data: bytes, close: bool) -> None:
-        """Call `finish(data, close)` as soon as everything appended so far is in the file."""
-        self._held.append((finish, data, close))
-        if not self._flush_soon:
-            self._flush_soon = True
-            self._loop.call_soon(self._flush_held)
-
-    def flush(self) -> None:
-        """Write what is pending, and let go what waited for it."""
-        self.journal.flush()
-        held, self._held = self._held, []
-        for finish, data, close in held:
-            finish(data, close)
-
-    def _flush_held(self) -> None:
-        self._flush_soon = False
-        self.flush()
-
-    def _flush_chunks(self) -> None:
-        self._flush_later = False
-        self.flush()
-
-
-class BodyMeter:
-    """Counts one body, cleans what is to be recorded of it, and stops recording past the limit."""
-
-    __slots__ = ("_hash", "_head_only", "_kept", "_limit", "_recent", "_scrubber", "size")
-
-    def __init__(self, scrubber: BodyScrubber, limit: int, head_bytes: int, length: int | None) -> None:
-        """`length`: the announced size, None if unknown; an announced size over the limit keeps the head alone."""
-        self._scrubber = scrubber
-        self._head_only = length is not None and length > limit
-        self._limit = min(limit, head_bytes) if self._head_only else limit
-        self._recent: list[bytes] | None = []
-        self._hash: blake3 | None = None
-        self._kept = 0
-        self.size = 0
-
-    @property
-    def redacted(self) -> bool:
-        return self._scrubber.redacted
-
-    def take(self, data: bytes) -> bytes:
-        """What of `data` is to be recorded."""
-        size = self.size = self.size + len(data)
-        if self._hash is not None:
-            self._hash.update(data)
-        elif self._recent is not None:
-            self._recent.append(data)
-            if size > HASH_FROM_BYTES:
-                self._start_hash()
-        if size > self._limit:
-            data = data[: max(0, self._limit - (size - len(data)))]
-            if not data:
-                return b""
-        return self._scrubber.feed(data)
-
-    def rest(self) -> bytes:
-        """What the scrubber still held back."""
-        return self._scrubber.finish()
-
-    def withhold(self) -> None:
-        """Nothing of the body was recorded after all."""
-        self._limit = -1
-
-    def digest(self) -> str | None:
-        """BLAKE3 hex of everything, if the record does not hold everything."""
-        if self.size <= self._limit:
-            return None
-        if self._hash is None:
-            self._start_hash()
-        assert self._hash is not None
-        return self._hash.hexdigest()
-
-    def _start_hash(self) -> None:
-        self._hash = blake3()
-        for data in self._recent or ():
-            self._hash.update(data)
-        self._recent = None
+from .recording import BodyMeter, Finish, Recording
+from .redaction import BodyScrubber, Needles
 
 
 class Capture(Protocol):
@@ -156,12 +31,8 @@ class Capture(Protocol):
         self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None
     ) -> None: ...
 
-    def response_data(self, data: bytes) -> None: ...
-
-    def whole_answer(
-        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None, data: bytes
-    ) -> None:
-        """Head, body and end at once; instead of `response_head`, `response_data` and `end`."""
+    def answer(self, answer: RecordedAnswer, pieces: list[bytes], headers: list[tuple[bytes, bytes]] | None) -> None:
+        """What is new of the answer: its head (`headers`, else None), body pieces, and its end when it is complete."""
         ...
 
     def tunnel(self, up: int, down: int) -> None: ...
@@ -196,12 +67,7 @@ class Unrecorded:
     def response_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         pass
 
-    def response_data(self, data: bytes) -> None:
-        pass
-
-    def whole_answer(
-        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None, data: bytes
-    ) -> None:
+    def answer(self, answer: RecordedAnswer, pieces: list[bytes], headers: list[tuple[bytes, bytes]] | None) -> None:
         pass
 
     def tunnel(self, up: int, down: int) -> None:
@@ -237,6 +103,16 @@ class RecordedRequest(Protocol):
 
     @property
     def announced_size(self) -> int | None: ...
+
+
+class RecordedAnswer(Protocol):
+    """What a capture needs to know about an answer as it is being read."""
+
+    status: int
+    reason: bytes
+    length: int | None
+    complete: bool
+    trailers: list[tuple[bytes, bytes]]
 
 
 class RecordedCall(Protocol):
@@ -363,7 +239,7 @@ class JournalCapture:
             self._coding = next((value for name, value in headers if name.lower() == b"content-encoding"), b"")
         recording.append(ResponseHead(self._id, self._now_us(), status, reason, headers))
 
-    def response_data(self, data: bytes) -> None:
+    def _response_data(self, data: bytes) -> None:
         meter = self._response
         assert meter is not None
         kept = meter.take(data)
@@ -375,17 +251,29 @@ class JournalCapture:
         else:
             self._recording.append(chunk, len(kept) + 64)
 
-    def whole_answer(
-        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None, data: bytes
-    ) -> None:
+    def answer(self, answer: RecordedAnswer, pieces: list[bytes], headers: list[tuple[bytes, bytes]] | None) -> None:
+        if headers is not None:
+            if answer.complete and len(pieces) < 2 and self._kept_whole(answer, pieces, headers):
+                return
+            self.response_head(answer.status, answer.reason, headers, answer.length)
+        for piece in pieces:
+            self._response_data(piece)
+        if answer.complete:
+            self.end(trailers=answer.trailers)
+
+    def _kept_whole(self, answer: RecordedAnswer, pieces: list[bytes], headers: list[tuple[bytes, bytes]]) -> bool:
+        """Record an answer that came at once as one record, if it is as simple as most."""
         call, recording = self._call, self._recording
-        quick = status < 400 and self._request is None and not call.route.withhold_response
-        if not quick or len(data) > recording.quick_bytes or call.needles.search(data):
-            self.response_head(status, reason, headers, length)
-            if data:
-                self.response_data(data)
-            self.end()
-            return
+        data = pieces[0] if pieces else b""
+        if (
+            answer.status >= 400
+            or answer.trailers
+            or self._request is not None
+            or call.route.withhold_response
+            or len(data) > recording.quick_bytes
+            or call.needles.search(data)
+        ):
+            return False
         self._ended = True
         recording.append(
             WholeAnswer(
@@ -394,13 +282,14 @@ class JournalCapture:
                 self._connected_us,
                 self._request_done_us,
                 self._request_size,
-                status,
-                reason,
+                answer.status,
+                answer.reason,
                 headers,
                 data,
             ),
             len(data) + 512,
         )
+        return True
 
     def tunnel(self, up: int, down: int) -> None:
         self._tunnel = (up, down)

@@ -1,7 +1,7 @@
 """The path of one request: gate, route, credential, upstream, and back; with a capture in the stream.
 
-A `Passage` is a small state machine that is called by both connections. It ends exactly once: by `_finish` (a whole
-answer), `_fail` (none, or half of one), or `client_gone`. What the client sees and what is recorded is decided here.
+A `Passage` is a small state machine that both connections call. It ends exactly once: by `_finish` (a whole answer),
+`_end` (none, or half of one) or `client_gone`. What the client sees and what is recorded is decided here.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from .capture import Capture
 from .errors import RequestRejected, UpstreamError, WireError
 from .exchange import FailureKind
 from .relay.downstream import ClientConnection
-from .relay.http1 import LAST_CHUNK, Request, Shape, error_message, trailer_section
+from .relay.http1 import LAST_CHUNK, Request, Shape, error_message, framed, trailer_section
 from .relay.outbound import Outbound
 from .relay.tunnel import Tunnel
 from .relay.upstream import Answer, Pool
-
-STOPPED = "The proxy was stopped."
 
 
 class Passage(Outbound):
     """One request on its way through."""
 
-    __slots__ = ("_call", "_capture", "_client", "_done", "_head", "_interrupted", "_passages", "_policy", "_tunnel")
+    __slots__ = ("_call", "_capture", "_client", "_done", "_head", "_passages", "_policy", "_tunnel")
 
     def __init__(
         self,
@@ -46,20 +44,17 @@ class Passage(Outbound):
         self._tunnel: Tunnel | None = None
         self._head: AnswerHead | None = None
         self._done = False
-        self._interrupted = False
         passages.add(self)
 
     # What the client's connection calls
 
     def client_data(self) -> None:
-        request = self._request
-        pieces: list[bytes] = []
-        if not self._shape.websocket:
-            # What follows a handshake stays there for the tunnel.
-            pieces, request.pieces = request.pieces, pieces
-        capture = self._capture
+        request, capture = self._request, self._capture
         if self._done:
             return
+        # What follows a handshake stays there for the tunnel.
+        pieces = [] if self._shape.websocket else request.pieces
+        request.pieces = request.pieces if self._shape.websocket else []
         if capture is None:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             peer = self._client.peer if self._client is not None else ""
@@ -97,27 +92,15 @@ class Passage(Outbound):
         capture = self._capture
         assert capture is not None
         pieces, answer.pieces = answer.pieces, []
-        out: list[bytes] = []
-        head, whole = self._head, False
+        head, out = self._head, []
         if head is None:
             self._head = head = self._call.answer_head(answer)
-            whole = answer.complete and len(pieces) < 2 and not answer.trailers
             out.append(head.data)
-            if whole:
-                data = pieces[0] if pieces else b""
-                capture.whole_answer(answer.status, answer.reason, head.recorded, answer.length, data)
-            else:
-                capture.response_head(answer.status, answer.reason, head.recorded, answer.length)
-        for piece in pieces:
-            if not whole:
-                capture.response_data(piece)
-            if head.chunked:
-                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
-            else:
-                out.append(piece)
+            capture.answer(answer, pieces, head.recorded)
+        else:
+            capture.answer(answer, pieces, None)
+        out += framed(pieces) if head.chunked else pieces
         if answer.complete:
-            if not whole:
-                capture.end(trailers=answer.trailers)
             self._finish(answer, head, out)
         elif self._client is not None and out:
             self._client.write(b"".join(out))
@@ -151,26 +134,23 @@ class Passage(Outbound):
 
     upstream_paused = hold_client
 
-    # What the way out asks
-
     def request_head(self) -> bytes:
         return self._call.head(self._request)
 
     def connected(self) -> None:
-        if self._capture is not None:
-            self._capture.connected()
-
-    # The end
+        assert self._capture is not None
+        self._capture.connected()
 
     def interrupt(self) -> None:
         """The worker stops: end now, and say so in the record."""
         self.drop_upstream()
+        client, self._client = self._client, None
         if self._tunnel is not None:
-            self._interrupted = True
+            self._count(self._tunnel.client.received, self._tunnel.upstream.received)
             self._tunnel.abort()
-        elif not self._done:
-            client, self._client = self._client, None
-            self._record_end(FailureKind.INTERRUPTED, STOPPED)
+            client = None
+        if not self._done:
+            self._record_end(FailureKind.INTERRUPTED, "The proxy was stopped.")
             if client is not None:
                 client.abort()
 
@@ -178,9 +158,8 @@ class Passage(Outbound):
         """The answer is whole: record, then let the client have its last bytes."""
         capture, client, upstream = self._capture, self._client, self._upstream
         assert capture is not None
-        self._done = True
+        self._done, self._upstream = True, None
         self._passages.discard(self)
-        self._upstream = None
         if upstream is not None:
             upstream.release(reusable=self._request.complete)
         if head.chunked:
@@ -204,18 +183,17 @@ class Passage(Outbound):
         assert capture is not None
         capture.commit(client.finish, message, True)
 
-    def _record_end(self, kind: FailureKind, detail: str, served_status: int | None = None) -> None:
+    def _record_end(self, kind: FailureKind | None, detail: str, served_status: int | None = None) -> None:
         self._done = True
         self._passages.discard(self)
         if self._capture is not None:
             self._capture.end(kind, detail, served_status)
 
-    def _tunnel_closed(self, up: int, down: int) -> None:
-        self._done = True
-        self._passages.discard(self)
+    def _count(self, up: int, down: int) -> None:
         if self._capture is not None:
             self._capture.tunnel(up, down)
-            if self._interrupted:
-                self._capture.end(FailureKind.INTERRUPTED, STOPPED)
-            else:
-                self._capture.end()
+
+    def _tunnel_closed(self, up: int, down: int) -> None:
+        if not self._done:
+            self._count(up, down)
+            self._record_end(None, "")

@@ -93,10 +93,6 @@ class Needles:
         self.search: Search = first if len(self._searches) == 1 else self._search_all
         """Where something may stand; most often nowhere."""
 
-    def absent_from(self, body: bytes) -> bool:
-        """Whether there is nothing to replace in a body that is here as a whole."""
-        return not self.search(body)
-
     def _search_all(self, data: bytes) -> list[tuple[int, int, int]]:
         hits: list[tuple[int, int, int]] = []
         for number, search in enumerate(self._searches):

@@ -356,6 +356,14 @@ def rebuild_head(request: Request) -> bytes:
     return b"%b %b %b\r\n%b\r\n" % (shape.method, request.target, version, b"".join(lines))
 
 
+def framed(pieces: list[bytes]) -> list[bytes]:
+    """Pieces of a body as chunks (RFC 9112 section 7.1), one each."""
+    out: list[bytes] = []
+    for piece in pieces:
+        out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+    return out
+
+
 def trailer_section(trailers: list[tuple[bytes, bytes]]) -> bytes:
     """The last chunk with trailer fields (RFC 9112 section 7.1.2), without those a proxy must not pass on."""
     lines = [b"%b: %b\r\n" % pair for pair in trailers if pair[0].lower() not in _NOT_IN_TRAILERS]

@@ -12,7 +12,7 @@ from typing import Any
 
 from gemini_caching_proxy.errors import UpstreamError
 
-from .http1 import LAST_CHUNK, Request, Shape, trailer_section
+from .http1 import LAST_CHUNK, Request, Shape, framed, trailer_section
 from .upstream import Pool, Receiver, UpstreamConnection
 
 MAX_WAITING_BYTES = 256 * 1024
@@ -105,8 +105,7 @@ class Outbound(Receiver):
         self._sent = request.complete
         out = [head]
         if self._shape.chunked:
-            for piece in pieces:
-                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            out += framed(pieces)
             if request.complete:
                 out.append(trailer_section(request.trailers) if request.trailers else LAST_CHUNK)
         else:
