@@ -70,8 +70,8 @@ class Credentials:
 
     def _choose(self, lines: tuple[bytes, ...], query: bytes, style: str, needs_none: bool) -> Settlement:
         found = [(line, line.split(b": ", 1)[1].strip()) for line in lines]
-        secrets = tuple(_bare(value) for _, value in found) + ((query,) if query else ())
-        secrets = tuple(secret for secret in secrets if len(secret) >= 8)
+        given = [_bare(value) for _, value in found] + ([query] if query else [])
+        secrets = tuple(secret for secret in given if not is_placeholder(secret))
         real = [(line, value) for line, value in found if not is_placeholder(value)]
         real.sort(key=lambda pair: not pair[0].lower().startswith(b"x-goog-api-key"))
         if real:
