@@ -48,8 +48,10 @@ class Heartbeat:
             self._changed.clear()
             self.write()
             await asyncio.sleep(LEAST_PAUSE_SECONDS)
+            # Not `wait_for`: in Python 3.11 it can swallow a cancellation that meets the change, and this would never end.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), BEAT_SECONDS - LEAST_PAUSE_SECONDS)
+                async with asyncio.timeout(BEAT_SECONDS - LEAST_PAUSE_SECONDS):
+                    await self._changed.wait()
 
     def write(self, *, stopped: bool = False) -> None:
         try:
