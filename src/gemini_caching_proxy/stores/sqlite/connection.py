@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import apsw
@@ -147,8 +148,14 @@ def _touch(path: Path) -> None:
         raise StoreUnavailable(f"The store {path} cannot be opened for writing: {error.strerror or error}.") from error
 
 
+def _wait_a_little(tries: int) -> bool:
+    """Look for the lock every millisecond. SQLite's own waiting grows to 100 ms and starves beside a busy pruner."""
+    sleep(0.001)
+    return tries < WRITER_WAIT_MS
+
+
 def _prepare_writer(connection: apsw.Connection, mode: str) -> None:
-    connection.set_busy_timeout(WRITER_WAIT_MS)
+    connection.set_busy_handler(_wait_a_little)
     _harden(connection)
     if connection.pragma("auto_vacuum") != AUTO_VACUUM_INCREMENTAL:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes hold in a file without tables only

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TypeVar
 
 import apsw
@@ -25,13 +25,15 @@ from .codec import Codec, unpack_numbers
 from .connection import fetch_all
 from .writer import transaction
 
-LOCK_S = 0.02
-"""Seconds of work per transaction."""
+LOCK_S = 0.01
+"""Seconds of work per transaction; the commit comes on top."""
+PAUSE_S = 0.005
+"""Seconds between two transactions: who waits for the lock looks again after one millisecond."""
 CANDIDATES = 500_000
 """Parts without an owner that are held in memory at once."""
-MERGE_PAGES = 64
-VACUUM_PAGES = 256
-"""Pages per step of making the index and the file smaller."""
+MERGE_PAGES = 32
+VACUUM_PAGES = 128
+"""Pages per step, at most, of making the index and the file smaller."""
 READ_ROWS = 5000
 """Rows per read, so that a reader of ours never holds up a writer that has no WAL."""
 CHECKPOINT_WAIT_MS = 200
@@ -87,6 +89,7 @@ class Pruning:
                     at += 1
                     if monotonic() >= until:
                         break
+            sleep(PAUSE_S)
         return done
 
     # Exchanges.
@@ -176,6 +179,7 @@ class Pruning:
         while self._connection.pragma("freelist_count"):
             freed = self._connection.pragma("freelist_count")
             self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            sleep(PAUSE_S)
             if self._connection.pragma("freelist_count") >= freed:
                 break
         self._connection.set_busy_timeout(CHECKPOINT_WAIT_MS)
@@ -185,14 +189,22 @@ class Pruning:
 
     def _merge_index(self) -> None:
         """Rewrite the full-text index step by step: only then are the deleted words gone from it."""
-        pages = -MERGE_PAGES
-        while True:
-            before = self._connection.total_changes()
-            with transaction(self._connection):
-                self._connection.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages,))
-            if self._connection.total_changes() - before < 2:
-                return
-            pages = MERGE_PAGES
+        self._merge_step(-1)  # less than nothing: all of the index, not only what is due
+        pages = MERGE_PAGES
+        more = True
+        while more:
+            began = monotonic()
+            more = self._merge_step(pages)
+            took = monotonic() - began
+            pages = max(1, pages // 2) if took > LOCK_S else min(MERGE_PAGES, pages + 1)
+            sleep(PAUSE_S)
+
+    def _merge_step(self, pages: int) -> bool:
+        """Whether it found something to do; see "The merge command" in SQLite's FTS5 documentation."""
+        before = self._connection.total_changes()
+        with transaction(self._connection):
+            self._connection.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages,))
+        return self._connection.total_changes() - before >= 2
 
 
 class Users:
