@@ -222,6 +222,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--skip-questions", action="store_true")
     parser.add_argument("--prune-days", type=float, help="at the end, prune all but so many days")
     options = parser.parse_args()
     store = SQLiteStore(options.dir / "million.sqlite3")
@@ -230,7 +231,8 @@ async def main() -> None:
         if not (await store.size()).exchanges:
             await fill(store, options.rows)
         print(await store.size())
-        await measure(store)
+        if not options.skip_questions:
+            await measure(store)
         await pages(store, Query(model="gemini-2.5-pro"), 40)
         if options.prune_days is not None:
             await prune(store, int(NOW_NS - options.prune_days * DAY_NS))
