@@ -121,17 +121,23 @@ def upload_id(query: bytes) -> bytes:
 
 
 def query_credential(query: bytes) -> bytes:
-    """The value of the first credential parameter in a raw query string, as it stands there; empty for none."""
+    """The first credential parameter's value in a raw query string, as it stands there; empty for none."""
     for parameter in query.split(b"&"):
         name, _, value = parameter.partition(b"=")
-        if name.lower() in _QUERY_CREDENTIALS:
+        if value and name.lower() in _QUERY_CREDENTIALS:
             return value
     return b""
 
 
-def without_query_credentials(query: bytes) -> bytes:
-    """The raw query string without its credential parameters, all else byte for byte."""
-    kept = [p for p in query.split(b"&") if p.partition(b"=")[0].lower() not in _QUERY_CREDENTIALS]
+def without_query_credentials(query: bytes, *, but_the_first: bool = False) -> bytes:
+    """The raw query string without its credential parameters (or with one of them), all else byte for byte."""
+    kept = []
+    for parameter in query.split(b"&"):
+        if parameter.partition(b"=")[0].lower() in _QUERY_CREDENTIALS:
+            if not but_the_first or not parameter.partition(b"=")[2]:
+                continue
+            but_the_first = False
+        kept.append(parameter)
     return b"&".join(kept)
 
 

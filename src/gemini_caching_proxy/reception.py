@@ -85,9 +85,9 @@ class Reception:
             owner = self._owners.owner(query)
             settlement = replace(settlement, fingerprint=owner, source="client" if owner else "none")
         upstream_target = self._around.origin.base_path + route.upstream_target
-        if not settlement.keep_query and query_credential(query):
+        if query_credential(query):
             path, _, query = upstream_target.partition(b"?")
-            query = without_query_credentials(query)
+            query = without_query_credentials(query, but_the_first=settlement.keep_query)
             upstream_target = path + b"?" + query if query else path
         recorded = self._redact_target(target).decode("latin-1")
         return Call(self._around, shape, route, upstream_target, recorded, settlement, cors)
