@@ -33,7 +33,9 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     (
         "one exchange",
-        frozenset({"capture", "call", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat"}),
+        frozenset(
+            {"capture", "recording", "call", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat"}
+        ),
     ),
     ("the two paths", frozenset({"proxy", "reception", "recorder"})),
     ("processes", frozenset({"app", "supervisor"})),
@@ -53,7 +55,7 @@ STRANGERS: dict[str, frozenset[str]] = {
 }
 """Packages that know of nothing else in the house: the relay not of recording, the simulator not of the relay, …"""
 
-PATH_OF_A_REQUEST = ("relay", "proxy", "call", "capture", "reception", "credentials")
+PATH_OF_A_REQUEST = ("relay", "proxy", "call", "capture", "recording", "reception", "credentials")
 NOT_ON_THE_PATH = frozenset({"orjson", "apsw", "sqlite3", "pydantic", "typer", "rich", "genai_prices", "fastapi"})
 """What the modules on the path of a request do not import: parsers of bodies, databases, frameworks."""
 
