@@ -94,6 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
+        "_end_seen",
         "_fields",
         "_head_bytes",
         "_head_only",
@@ -127,6 +128,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._spoiled = False
         self._stalled = False
         self._spoken = False
+        self._end_seen = False
+        """Whether the upstream said that nothing more comes; over TLS a mere FIN does not say it."""
         self.deadline = math.inf
         self.idle_since = 0.0
         self.pending: Callable[[int], object] = lambda wait_ms: ()
@@ -238,6 +241,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.upstream_data(answer)
 
     def eof_received(self) -> bool:
+        self._end_seen = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -246,7 +250,7 @@ class UpstreamConnection(asyncio.Protocol):
         if receiver is None:
             return
         ends_by_close = answer.head_done and not answer.chunked and answer.length is None
-        if ends_by_close and exc is None and not self._spoiled:
+        if ends_by_close and self._end_seen and exc is None and not self._spoiled:
             answer.complete = True
             self._spoiled = True
             receiver.upstream_data(answer)
