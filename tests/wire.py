@@ -297,9 +297,10 @@ class ScriptedUpstream:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._end_connections()
-        self._accepting.join(5)
-        for thread in self._threads:
-            thread.join(5)
+        deadline = time.monotonic() + 2
+        for thread in (self._accepting, *self._threads):
+            # Daemons all: one that waits for something of its own may stay.
+            thread.join(max(0, deadline - time.monotonic()))
 
     def forget(self) -> None:
         """Begin a new list of requests."""

@@ -40,6 +40,7 @@ from .settings import Settings, is_loopback
 
 SWEEP_SECONDS = 0.25
 ACCOUNT_SECONDS = 1.0
+LAST_ACCEPTS = 3
 log = get_logger(__name__)
 
 
@@ -127,7 +128,7 @@ class Worker:
             ),
             redact_target=redactor.target,
             readiness=self._readiness,
-            refuses=self._refuses,
+            refuses=self._refuses if settings.journal_full == "refuse" else None,
             client_gone=settings.client_gone,
         )
         self._downstream = Downstream(
@@ -161,6 +162,10 @@ class Worker:
         # Passages and connections free themselves by reference counting: collecting often only costs time.
         gc.set_threshold(50_000, 20, 100)
         await self._stopping.wait()
+        self._downstream.closing = True
+        # Connections that are complete but not accepted would be reset: each turn of the loop accepts all there are.
+        for _ in range(LAST_ACCEPTS):
+            await asyncio.sleep(0)
         for server in servers:
             server.close()
         await self._drain()
@@ -215,7 +220,7 @@ class Worker:
         return task
 
     def _refuses(self) -> bool:
-        return self._settings.journal_full == "refuse" and self._journal is not None and not self._journal.healthy
+        return self._journal is not None and not self._journal.healthy
 
     def _readiness(self) -> tuple[bool, dict[str, Any]]:
         """What `/readyz` says: ready when exchanges are kept and taken in."""

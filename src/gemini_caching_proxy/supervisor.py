@@ -323,6 +323,9 @@ class Supervisor:
         self._signals += 1
         if self._signals == 1:
             log.info("stopping: running exchanges get time to finish", seconds=self._settings.drain_timeout)
+            # The workers hold them too, and close them when they have taken in who is waiting there.
+            for sock in self._sockets:
+                sock.close()
         self._stopping.set()
 
 

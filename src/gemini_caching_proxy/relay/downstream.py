@@ -33,6 +33,8 @@ from .http1 import CONTINUE, FieldTable, Request, ShapeTable, error_message, ove
 LINGER_SECONDS = 2.0
 """How long a client that was answered early may pause in what it still sends, which is thrown away."""
 LINGER_SECONDS_MOST = 30.0
+YOUNG_SECONDS = 1.0
+"""A connection that was just made is about to carry a request: a proxy that stops still waits for it."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 AHEAD_BYTES_MOST = 64 * 1024
 """Read ahead of what is being answered (pipelined requests, bytes behind a WebSocket handshake). Beyond it reading
@@ -97,9 +99,10 @@ class Downstream:
             connection.expire()
 
     def close_idle(self) -> None:
-        """Stop keeping connections alive: idle ones end now, busy ones after their answer."""
+        """Stop keeping connections alive: idle ones end now, busy ones after their answer, new ones a little later."""
         self.closing = True
-        for connection in [one for one in self.connections if not one.busy]:
+        young = monotonic() - YOUNG_SECONDS
+        for connection in [one for one in self.connections if not one.busy and one.made < young]:
             connection.close()
 
 
@@ -128,6 +131,7 @@ class ClientConnection(asyncio.Protocol):
         "_switching",
         "_writing_paused",
         "deadline",
+        "made",
         "peer",
         "transport",
         "write",
@@ -156,6 +160,8 @@ class ClientConnection(asyncio.Protocol):
         self._paused_for_upstream = False
         self._paused_for_pipeline = False
         self.deadline = math.inf
+        self.made = 0.0
+        """When the connection was made, if it has carried no request yet; else 0."""
         self.peer = ""
         self.transport: asyncio.Transport
         self.write: Callable[[bytes], None]
@@ -178,7 +184,8 @@ class ClientConnection(asyncio.Protocol):
         self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "local"
         shared = self._shared
         shared.connections.add(self)
-        self.deadline = monotonic() + shared.header_timeout
+        self.made = monotonic()
+        self.deadline = self.made + shared.header_timeout
         if len(shared.connections) > shared.max_connections:
             self._refuse(Overloaded(f"All {shared.max_connections} client connections are taken: try again shortly."))
 
@@ -301,6 +308,7 @@ class ClientConnection(asyncio.Protocol):
         if data:
             self.write(data)
         request = self._requests.popleft()
+        self.made = 0.0
         self._passage = None
         shape = request.shape
         if self._switching and request is self._current:
