@@ -20,6 +20,7 @@ from .relay.http1 import CHUNKED_LINE, Field, Kind, Request, Shape, connection_n
 from .relay.origin import Origin
 from .relay.upstream import Answer
 
+MOST_HEADS = 64
 _UNRECORDED = Unrecorded()
 _CODING = int(Kind.CODING)
 _BODILESS = frozenset({101, 204, 304})
@@ -61,6 +62,7 @@ class Call:
         "_around",
         "_client_base",
         "_head",
+        "_heads",
         "_recorded",
         "_recording",
         "_shape",
@@ -93,6 +95,7 @@ class Call:
         self.settlement = settlement
         self.needles = around.redactor.needles(settlement.secrets)
         self.cors = cors
+        self._heads: dict[tuple[int | bytes | None, ...], AnswerHead] = {}
         self._client_base = (around.public_url or b"%b://%b" % (around.scheme, shape.host)) + route.prefix
         self._head, self._tail = self._upstream_head(target)
         at = next((index for index, field in enumerate(shape.fields) if field.kind == Kind.LENGTH), len(shape.fields))
@@ -134,7 +137,17 @@ class Call:
         return JournalCapture(recording, self, request, self._shape, client, headers, body, pooled=pooled)
 
     def answer_head(self, answer: Answer) -> AnswerHead:
-        """The head of an answer, for the client."""
+        """The head of an answer, for the client. Equal heads, which come in quick succession, are made once."""
+        key = (answer.status, answer.length, answer.reason, *[field[0] for field in answer.fields])
+        head = self._heads.get(key)
+        if head is None:
+            head = self._new_head(answer)
+            if len(self._heads) >= MOST_HEADS:
+                self._heads.clear()
+            self._heads[key] = head
+        return head
+
+    def _new_head(self, answer: Answer) -> AnswerHead:
         shape = self._shape
         status, fields = answer.status, answer.fields
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, answer.reason)]

@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 
 from .credentials import Settlement
 from .exchange import FailureKind
-from .journal import Begin, Chunk, End, RequestChunk, ResponseHead, WholeAnswer
+from .journal import Begin, Chunk, End, RequestChunk, ResponseHead, WholeExchange
 from .providers.base import Route
 from .recording import BodyMeter, Finish, Recording
 from .redaction import BodyScrubber, Needles
@@ -130,21 +130,12 @@ class RecordedCall(Protocol):
 class JournalCapture:
     """The capture that writes records."""
 
+    # fmt: off
     __slots__ = (
-        "_call",
-        "_coded",
-        "_coding",
-        "_connected_us",
-        "_ended",
-        "_head_ns",
-        "_id",
-        "_recording",
-        "_request",
-        "_request_done_us",
-        "_request_size",
-        "_response",
-        "_tunnel",
+        "_begun", "_body", "_call", "_client", "_coded", "_coding", "_connected_us", "_ended", "_head_ns", "_headers",
+        "_id", "_recording", "_request", "_request_done_us", "_response", "_shape", "_started_ns", "_tunnel",
     )
+    # fmt: on
 
     def __init__(
         self,
@@ -162,39 +153,50 @@ class JournalCapture:
 
         `pooled`: an upstream connection is at hand already.
         """
-        settlement, route = call.settlement, call.route
         self._recording = recording
-        self._head_ns = head_ns = request.head_ns
-        self._id = uuid7().bytes
         self._call = call
-        needles = call.needles
-        self._tunnel: tuple[int, int] | None = None
-        self._ended = False
+        self._shape = shape
+        self._client = client
+        self._headers = headers
+        self._head_ns = request.head_ns
+        self._body = body
         self._request: BodyMeter | None = None
-        self._request_size = size = len(body)
         self._response: BodyMeter | None = None
+        self._tunnel: tuple[int, int] | None = None
         self._coding = b""
-        now_us = (monotonic_ns() - head_ns) // 1000
+        self._begun = self._ended = False
+        now_us = (monotonic_ns() - request.head_ns) // 1000
+        self._started_ns = time_ns() - now_us * 1000
+        self._id = uuid7().bytes
         self._connected_us = now_us if pooled else None
         self._request_done_us = now_us if request.complete else None
-        redacted = False
-        if not request.complete or size > recording.quick_bytes or needles.search(body):
+        if not request.complete or len(body) > recording.quick_bytes or call.needles.search(body):
             self._request = meter = BodyMeter(
-                BodyScrubber(needles), recording.max_body_bytes, recording.head_bytes, request.announced_size
+                BodyScrubber(call.needles), recording.max_body_bytes, recording.head_bytes, request.announced_size
             )
-            body = meter.take(body)
+            self._body = meter.take(body)
             if request.complete:
-                body += meter.rest()
-            redacted = meter.redacted
-        recording.append(
+                self._body += meter.rest()
+            self.begin()
+        else:
+            recording.open(self)
+
+    def begin(self) -> None:
+        """Append the first record, if none was."""
+        if self._begun or self._ended:
+            return
+        self._begun = True
+        call, shape, meter = self._call, self._shape, self._request
+        route, settlement = call.route, call.settlement
+        self._recording.append(
             Begin(
                 self._id,
-                time_ns() - now_us * 1000,
-                client,
+                self._started_ns,
+                self._client,
                 shape.method_text,
                 call.target,
                 "1.1" if shape.minor_version else "1.0",
-                headers,
+                self._headers,
                 route.provider,
                 route.operation,
                 route.model,
@@ -202,11 +204,11 @@ class JournalCapture:
                 settlement.fingerprint,
                 settlement.source,
                 shape.websocket,
-                body,
+                self._body,
                 self._request_done_us,
-                redacted,
+                meter is not None and meter.redacted,
             ),
-            size + 512,
+            len(self._body) + 512,
         )
 
     def request_data(self, data: bytes) -> None:
@@ -227,6 +229,7 @@ class JournalCapture:
         self._connected_us = self._now_us()
 
     def response_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
+        self.begin()
         recording = self._recording
         limit, head = (
             (0, 0)
@@ -262,32 +265,47 @@ class JournalCapture:
             self.end(trailers=answer.trailers)
 
     def _kept_whole(self, answer: RecordedAnswer, pieces: list[bytes], headers: list[tuple[bytes, bytes]]) -> bool:
-        """Record an answer that came at once as one record, if it is as simple as most."""
-        call, recording = self._call, self._recording
+        """Record an exchange that is over so soon as one record, if it is as simple as most."""
+        call, recording, shape = self._call, self._recording, self._shape
+        route, settlement = call.route, call.settlement
         data = pieces[0] if pieces else b""
         if (
-            answer.status >= 400
+            self._begun
+            or answer.status >= 400
             or answer.trailers
-            or self._request is not None
-            or call.route.withhold_response
+            or route.withhold_response
+            or self._request_done_us is None
+            or shape.websocket
             or len(data) > recording.quick_bytes
             or call.needles.search(data)
         ):
             return False
         self._ended = True
         recording.append(
-            WholeAnswer(
+            WholeExchange(
                 self._id,
-                (monotonic_ns() - self._head_ns) // 1000,
-                self._connected_us,
+                self._started_ns,
+                self._client,
+                shape.method_text,
+                call.target,
+                "1.1" if shape.minor_version else "1.0",
+                self._headers,
+                route.provider,
+                route.operation,
+                route.model,
+                call.upstream,
+                settlement.fingerprint,
+                settlement.source,
+                self._body,
                 self._request_done_us,
-                self._request_size,
+                self._connected_us,
+                (monotonic_ns() - self._head_ns) // 1000,
                 answer.status,
                 answer.reason,
                 headers,
                 data,
             ),
-            len(data) + 512,
+            len(self._body) + len(data) + 768,
         )
         return True
 
@@ -303,6 +321,7 @@ class JournalCapture:
     ) -> None:
         if self._ended:
             return
+        self.begin()
         self._ended = True
         request, response = self._request, self._response
         if self._request_done_us is None and request is not None:
@@ -322,7 +341,7 @@ class JournalCapture:
                 self._now_us(),
                 self._connected_us,
                 self._request_done_us,
-                request.size if request is not None else self._request_size,
+                request.size if request is not None else len(self._body),
                 response.size if response is not None else 0,
                 failure.value if failure is not None else None,
                 redactor.text(detail) if detail else "",

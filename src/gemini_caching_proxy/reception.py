@@ -36,10 +36,10 @@ class Reception:
         around: Surroundings,
         redact_target: Callable[[bytes], bytes],
         readiness: Health,
-        refuses: Callable[[], bool],
+        refuses: Callable[[], bool] | None,
         client_gone: Literal["cancel", "drain"],
     ) -> None:
-        """`readiness` tells whether the worker can do its job; `refuses` whether to take no requests for now."""
+        """`readiness` tells whether the worker can do its job; `refuses` whether to take none for now."""
         self._gate = gate
         self._route = route
         self._credentials = credentials
@@ -63,7 +63,7 @@ class Reception:
                 if call is None:
                     return None
                 shape.plan = call
-            if self._refuses():
+            if self._refuses is not None and self._refuses():
                 raise Overloaded("The journal cannot take more and --journal-full is `refuse`: nothing is forwarded.")
         except RequestRejected as error:
             client.finish(error_message(error, close=True, head_only=shape.method == b"HEAD"), close=True)

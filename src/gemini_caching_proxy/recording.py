@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from blake3 import blake3
 
-from .journal import Begin, Chunk, End, JournalWriter, RequestChunk, ResponseHead, WholeAnswer
+from .journal import JournalWriter, Written
 from .redaction import BodyScrubber, Redactor
 
 FLUSH_SECONDS = 0.005
@@ -20,6 +21,13 @@ HASH_FROM_BYTES = 1024 * 1024
 """Bodies up to this size are never hashed in the worker: the recorder sees all of them anyway."""
 
 Finish = Callable[[bytes, bool], None]
+
+
+class Beginning(Protocol):
+    """An exchange whose record is not begun yet."""
+
+    def begin(self) -> None:
+        """Append the first record, if none was."""
 
 
 class Recording:
@@ -42,10 +50,18 @@ class Recording:
         """A body of up to this size that is here as a whole needs no meter."""
         self._loop = loop
         self._held: list[tuple[Finish, bytes, bool]] = []
+        self._unbegun: list[Beginning] = []
         self._flush_soon = False
         self._flush_later = False
 
-    def append(self, record: Begin | RequestChunk | ResponseHead | Chunk | End | WholeAnswer, size: int = 256) -> None:
+    def open(self, capture: Beginning) -> None:
+        """An exchange is under way; it is asked to `begin` its record if it still is at the next flush of chunks."""
+        self._unbegun.append(capture)
+        if not self._flush_later:
+            self._flush_later = True
+            self._loop.call_later(FLUSH_SECONDS, self._flush_chunks)
+
+    def append(self, record: Written, size: int = 256) -> None:
         """Take a record of about `size` bytes; it is in the file within `FLUSH_SECONDS`."""
         journal = self.journal
         journal.append(record, size)
@@ -75,6 +91,9 @@ class Recording:
 
     def _flush_chunks(self) -> None:
         self._flush_later = False
+        unbegun, self._unbegun = self._unbegun, []
+        for capture in unbegun:
+            capture.begin()
         self.flush()
 
 

@@ -17,7 +17,8 @@ from .records import (
     Record,
     RequestChunk,
     ResponseHead,
-    WholeAnswer,
+    WholeExchange,
+    Written,
 )
 from .segments import folder_bytes, journals
 from .writer import JournalWriter
@@ -35,7 +36,8 @@ __all__ = [
     "Record",
     "RequestChunk",
     "ResponseHead",
-    "WholeAnswer",
+    "WholeExchange",
+    "Written",
     "folder_bytes",
     "journals",
 ]

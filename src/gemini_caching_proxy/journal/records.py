@@ -88,27 +88,58 @@ class End(msgspec.Struct, array_like=True, tag=5, gc=False):
     tunnel_down: int | None = None
 
 
-class WholeAnswer(msgspec.Struct, array_like=True, tag=7, gc=False):
-    """An answer that came at once, complete: what most short exchanges end with.
+class WholeExchange(msgspec.Struct, array_like=True, tag=7, gc=False):
+    """An exchange that was over before its `Begin` was written, and as simple as most short ones.
 
-    A reader never sees it: it comes out as the `ResponseHead`, `Chunk` and `End` that it stands for.
+    A reader never sees it: it comes out as the `Begin`, `ResponseHead`, `Chunk` and `End` that it stands for.
     """
 
     id: bytes
-    offset_us: int
+    started_ns: int
+    client: str
+    method: str
+    target: str
+    http_version: str
+    headers: HeaderPairs
+    provider: str
+    operation: str
+    model: str | None
+    upstream: str
+    credential: str | None
+    credential_source: str
+    body: bytes
+    body_done_us: int
     connected_us: int | None
-    request_done_us: int | None
-    request_size: int
+    answered_us: int
     status: int
     reason: bytes
-    headers: HeaderPairs
-    data: bytes
+    answer_headers: HeaderPairs
+    answer: bytes
 
-    def parts(self) -> list[ResponseHead | Chunk | End]:
+    def parts(self) -> list[Begin | ResponseHead | Chunk | End]:
         """The records it stands for."""
-        head = ResponseHead(self.id, self.offset_us, self.status, self.reason, self.headers)
-        end = End(self.id, self.offset_us, self.connected_us, self.request_done_us, self.request_size, len(self.data))
-        return [head, Chunk(self.id, self.offset_us, self.data), end] if self.data else [head, end]
+        begin = Begin(
+            self.id,
+            self.started_ns,
+            self.client,
+            self.method,
+            self.target,
+            self.http_version,
+            self.headers,
+            self.provider,
+            self.operation,
+            self.model,
+            self.upstream,
+            self.credential,
+            self.credential_source,
+            False,
+            self.body,
+            self.body_done_us,
+        )
+        at = self.answered_us
+        head = ResponseHead(self.id, at, self.status, self.reason, self.answer_headers)
+        end = End(self.id, at, self.connected_us, self.body_done_us, len(self.body), len(self.answer))
+        return [begin, head, Chunk(self.id, at, self.answer), end] if self.answer else [begin, head, end]
 
 
 class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
@@ -125,7 +156,7 @@ class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
 
 Record = Begin | RequestChunk | ResponseHead | Chunk | End | Gap
 """What a reader gives."""
-Written = Record | WholeAnswer
+Written = Record | WholeExchange
 """What a writer takes."""
 
 Untyped = list[Any]
@@ -156,7 +187,7 @@ def decode_records(payload: bytes | memoryview, version: int = FORMAT_VERSION) -
 def _plain(records: list[Written]) -> list[Record]:
     plain: list[Record] = []
     for record in records:
-        if isinstance(record, WholeAnswer):
+        if isinstance(record, WholeExchange):
             plain += record.parts()
         else:
             plain.append(record)

@@ -21,7 +21,7 @@ from typing import Final
 
 from gemini_caching_proxy.log import get_logger
 
-from .records import Begin, Chunk, End, Gap, RequestChunk, WholeAnswer, Written, encode_records
+from .records import Begin, Chunk, End, Gap, RequestChunk, WholeExchange, Written, encode_records
 from .segments import (
     HEAD_BYTES,
     HEADER_BYTES,
@@ -42,7 +42,9 @@ RETRY_S: Final = 0.02
 QUIET_S: Final = 1.0
 """Least time between two messages about lost exchanges."""
 
-LAST: Final = (End, WholeAnswer)
+FIRST: Final = (Begin, WholeExchange)
+"""What an exchange can begin with."""
+LAST: Final = (End, WholeExchange)
 """What an exchange can end with."""
 
 _log = get_logger(__name__)
@@ -101,7 +103,7 @@ class JournalWriter:
         return self._syncer.failures
 
     def append(self, record: Written, size: int = 0) -> None:
-        """Queue a record; cheap, never fails. An exchange's last record must be its `End` or `WholeAnswer`.
+        """Queue a record; cheap, never fails. An exchange's last record must be its `End` or `WholeExchange`.
 
         `size`: about how many bytes it has, where the caller knows.
         """
@@ -252,7 +254,7 @@ class JournalWriter:
                 self.gap_exchanges += 1
                 gap.exchanges += 1
                 gap.last_ns = now
-                if not isinstance(record, Begin):
+                if not isinstance(record, FIRST):
                     gap.begun.append(record.id)
             if isinstance(record, LAST):
                 self._lost.discard(record.id)
@@ -276,8 +278,10 @@ class JournalWriter:
 
 def _size_of(record: Written) -> int:
     """About how many bytes a record takes."""
-    if isinstance(record, Chunk | RequestChunk | WholeAnswer):
+    if isinstance(record, Chunk | RequestChunk):
         return len(record.data) + 48
+    if isinstance(record, WholeExchange):
+        return len(record.body) + len(record.answer) + 768
     if isinstance(record, Begin):
         return len(record.body) + 512
     return 256
