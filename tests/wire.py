@@ -376,9 +376,13 @@ class Client(Wire):
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(TIMEOUT)
-        sock.connect((host, port))
-        if tls is not None:
-            sock = tls.wrap_socket(sock, server_hostname=host)
+        try:
+            sock.connect((host, port))
+            if tls is not None:
+                sock = tls.wrap_socket(sock, server_hostname=host)
+        except OSError:
+            sock.close()
+            raise
         super().__init__(sock)
         self.trailers = []
 

@@ -219,9 +219,7 @@ def test_bad_setting_is_one_sentence(case: str, tmp_path: Path) -> None:
     assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
 
 
-@pytest.mark.parametrize(
-    "url", ["not a url", "http://", "http://h:99999", "http://u:p@h", "http://h/?q", "https://["]
-)
+@pytest.mark.parametrize("url", ["not a url", "http://", "http://h:99999", "http://u:p@h", "http://h/?q", "https://["])
 def test_bad_upstream_is_one_sentence(url: str, tmp_path: Path) -> None:
     ended = ProxyProcess(tmp_path, upstream=url).run_to_end()
     assert ended.returncode == EXIT_CONFIG
@@ -287,7 +285,7 @@ def test_no_request_fails_while_others_take_over(tmp_path: Path) -> None:
 
         def load() -> None:
             number = 0
-            while not stop.is_set():
+            while not stop.wait(0.005):
                 number += 1
                 try:
                     answered = one(ports[number % 2], ports[(number + 1) % 2])
