@@ -48,7 +48,7 @@ class Heartbeat:
             self._changed.clear()
             self.write()
             await asyncio.sleep(LEAST_PAUSE_SECONDS)
-            # Not `wait_for`: in Python 3.11 it can swallow a cancellation that meets the change, and this would never end.
+            # Not `wait_for`: in Python 3.11 it can swallow a cancellation that meets the change; this would never end.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_SECONDS - LEAST_PAUSE_SECONDS):
                     await self._changed.wait()
