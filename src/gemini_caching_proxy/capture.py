@@ -361,7 +361,7 @@ class JournalCapture:
         """A compressed error may quote the key it complains about, where no scrubber sees it: look before writing."""
         body = b"".join(chunk.data for chunk in self._coded)
         if self._recording.redactor.compressed_body_holds_secret(body, self._coding, self._call.settlement.secrets):
-            response.withhold()
+            response.withhold(body)
             return
         for chunk in self._coded:
             self._recording.append(chunk)

@@ -17,8 +17,10 @@ from .redaction import BodyScrubber, Redactor
 
 FLUSH_SECONDS = 0.005
 FLUSH_BYTES = 512 * 1024
-HASH_FROM_BYTES = 1024 * 1024
-"""Bodies up to this size are never hashed in the worker: the recorder sees all of them anyway."""
+HASH_FROM_BYTES = 256 * 1024
+"""A body of unknown length is held this long to be hashed from its start if it grows over the limit."""
+QUICK_BYTES = 1024 * 1024
+"""A body of up to this size that is here as a whole needs no meter."""
 
 Finish = Callable[[bytes, bool], None]
 
@@ -46,8 +48,7 @@ class Recording:
         self.redactor = redactor
         self.max_body_bytes = max_body_bytes
         self.head_bytes = head_bytes
-        self.quick_bytes = min(max_body_bytes, HASH_FROM_BYTES)
-        """A body of up to this size that is here as a whole needs no meter."""
+        self.quick_bytes = min(max_body_bytes, QUICK_BYTES)
         self._loop = loop
         self._held: list[tuple[Finish, bytes, bool]] = []
         self._unbegun: list[Beginning] = []
@@ -100,16 +101,15 @@ class Recording:
 class BodyMeter:
     """Counts one body, cleans what is to be recorded of it, and stops recording past the limit."""
 
-    __slots__ = ("_hash", "_head_only", "_kept", "_limit", "_recent", "_scrubber", "size")
+    __slots__ = ("_hash", "_limit", "_recent", "_scrubber", "size")
 
     def __init__(self, scrubber: BodyScrubber, limit: int, head_bytes: int, length: int | None) -> None:
         """`length`: the announced size, None if unknown; an announced size over the limit keeps the head alone."""
         self._scrubber = scrubber
-        self._head_only = length is not None and length > limit
-        self._limit = min(limit, head_bytes) if self._head_only else limit
-        self._recent: list[bytes] | None = []
+        self._limit = min(limit, head_bytes) if length is not None and length > limit else limit
+        known_to_fit = length is not None and length <= limit
+        self._recent: list[bytes] | None = None if known_to_fit else []
         self._hash: blake3 | None = None
-        self._kept = 0
         self.size = 0
 
     @property
@@ -135,9 +135,10 @@ class BodyMeter:
         """What the scrubber still held back."""
         return self._scrubber.finish()
 
-    def withhold(self) -> None:
+    def withhold(self, body: bytes) -> None:
         """Nothing of the body was recorded after all."""
         self._limit = -1
+        self._hash = blake3(body)
 
     def digest(self) -> str | None:
         """BLAKE3 hex of everything, if the record does not hold everything."""

@@ -96,8 +96,8 @@ class Settings(BaseSettings):
     """Seconds a client may pause within a request body."""
     keepalive_timeout: float = Field(75.0, gt=0)
     """Seconds an idle client connection is kept."""
-    write_timeout: float = Field(300.0, gt=0)
-    """Seconds a client may leave bytes we sent unread before it counts as gone."""
+    write_timeout: float = Field(120.0, gt=0)
+    """Seconds a client may leave bytes we sent unread or unacknowledged before it counts as gone."""
     connect_timeout: float = Field(10.0, gt=0)
     """Seconds to reach the upstream, TLS included."""
     first_byte_timeout: float = Field(600.0, gt=0)

@@ -133,15 +133,16 @@ def _bind(settings: Settings) -> list[socket.socket]:
         settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     # Sockets that share a port would also share it with a stranger, so the first one asks for it alone.
-    probe = _socket(family, address, shared=False)
+    probe = _socket(family, address, settings.write_timeout, shared=False)
     if settings.workers == 1:
         return [probe]
     port = probe.getsockname()[1]
     probe.close()
-    return [_socket(family, (address[0], port, *address[2:]), shared=True) for _ in range(settings.workers)]
+    address = (address[0], port, *address[2:])
+    return [_socket(family, address, settings.write_timeout, shared=True) for _ in range(settings.workers)]
 
 
-def _socket(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
+def _socket(family: int, address: tuple[Any, ...], write_timeout: float, *, shared: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -155,7 +156,7 @@ def _socket(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.so
             ("TCP_KEEPIDLE", 15),
             ("TCP_KEEPINTVL", 5),
             ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", 20_000),
+            ("TCP_USER_TIMEOUT", int(write_timeout * 1000)),
         ):
             option = getattr(socket, name, None)
             if option is not None:
