@@ -92,18 +92,19 @@ class Passage(Outbound):
         capture = self._capture
         assert capture is not None
         pieces, answer.pieces = answer.pieces, []
-        head, out = self._head, []
-        if head is None:
-            self._head = head = self._call.answer_head(answer)
-            out.append(head.data)
-            capture.answer(answer, pieces, head.recorded)
-        else:
-            capture.answer(answer, pieces, None)
+        first = self._head is None
+        head = self._head = self._head or self._call.answer_head(answer)
+        recorded = head.recorded if first else None
+        out = [head.data] if first else []
         out += framed(pieces) if head.chunked else pieces
         if answer.complete:
+            capture.answer(answer, pieces, recorded)
             self._finish(answer, head, out)
-        elif self._client is not None and out:
+            return
+        if self._client is not None and out:
             self._client.write(b"".join(out))
+        # After they went on: recording delays no chunk.
+        capture.answer(answer, pieces, recorded)
 
     def upstream_interim(self, answer: Answer) -> None:
         if answer.status != 100 and self._client is not None and self._shape.minor_version:
