@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_caching_proxy import recording
-from gemini_caching_proxy.journal import End, JournalReader, JournalWriter
+from gemini_caching_proxy.journal import Begin, Chunk, End, JournalReader, JournalWriter, ResponseHead, WholeExchange
 from gemini_caching_proxy.recording import BodyMeter, Recording
 from gemini_caching_proxy.redaction import Redactor
 
@@ -94,3 +94,21 @@ def test_records_of_running_exchanges_do_not_wait_long(tmp_path: Path) -> None:
         return records
 
     assert asyncio.run(asyncio.wait_for(scene(), 5)) == [end(1)]
+
+
+def test_a_short_exchange_comes_out_as_the_records_it_stands_for(tmp_path: Path) -> None:
+    begin = Begin(
+        bytes(16), 1, "127.0.0.1:1", "POST", "/v1/models/m:generateContent", "1.1", [(b"Host", b"x")], "gemini",
+        "generate_content", "m", "http://u", None, "none", False, b"asked", 3,
+    )  # fmt: skip
+    journal = JournalWriter(tmp_path, "w", max_bytes=1 << 20, sync_ms=0)
+    journal.append(WholeExchange(begin, 2, 9, 200, b"OK", [(b"A", b"b")], b"answered"))
+    journal.append(WholeExchange(begin, 2, 9, 204, b"", [], b""))
+    assert journal.flush()
+    reader = JournalReader(tmp_path, "w")
+    records = [record for record, _ in reader.read()]
+    reader.close()
+    journal.close()
+    head = ResponseHead(bytes(16), 9, 200, b"OK", [(b"A", b"b")])
+    whole = [begin, head, Chunk(bytes(16), 9, b"answered"), End(bytes(16), 9, 2, 3, 5, 8)]
+    assert records == [*whole, begin, ResponseHead(bytes(16), 9, 204, b"", []), End(bytes(16), 9, 2, 3, 5, 0)]

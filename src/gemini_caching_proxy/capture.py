@@ -186,29 +186,29 @@ class JournalCapture:
         if self._begun or self._ended:
             return
         self._begun = True
+        self._recording.append(self._first_record(), len(self._body) + 512)
+
+    def _first_record(self) -> Begin:
         call, shape, meter = self._call, self._shape, self._request
         route, settlement = call.route, call.settlement
-        self._recording.append(
-            Begin(
-                self._id,
-                self._started_ns,
-                self._client,
-                shape.method_text,
-                call.target,
-                "1.1" if shape.minor_version else "1.0",
-                self._headers,
-                route.provider,
-                route.operation,
-                route.model,
-                call.upstream,
-                settlement.fingerprint,
-                settlement.source,
-                shape.websocket,
-                self._body,
-                self._request_done_us,
-                meter is not None and meter.redacted,
-            ),
-            len(self._body) + 512,
+        return Begin(
+            self._id,
+            self._started_ns,
+            self._client,
+            shape.method_text,
+            call.target,
+            "1.1" if shape.minor_version else "1.0",
+            self._headers,
+            route.provider,
+            route.operation,
+            route.model,
+            call.upstream,
+            settlement.fingerprint,
+            settlement.source,
+            shape.websocket,
+            self._body,
+            self._request_done_us,
+            meter is not None and meter.redacted,
         )
 
     def request_data(self, data: bytes) -> None:
@@ -266,45 +266,23 @@ class JournalCapture:
 
     def _kept_whole(self, answer: RecordedAnswer, pieces: list[bytes], headers: list[tuple[bytes, bytes]]) -> bool:
         """Record an exchange that is over so soon as one record, if it is as simple as most."""
-        call, recording, shape = self._call, self._recording, self._shape
-        route, settlement = call.route, call.settlement
+        call, recording = self._call, self._recording
         data = pieces[0] if pieces else b""
         if (
             self._begun
             or answer.status >= 400
             or answer.trailers
-            or route.withhold_response
+            or call.route.withhold_response
             or self._request_done_us is None
-            or shape.websocket
+            or self._shape.websocket
             or len(data) > recording.quick_bytes
             or call.needles.search(data)
         ):
             return False
         self._ended = True
+        at = (monotonic_ns() - self._head_ns) // 1000
         recording.append(
-            WholeExchange(
-                self._id,
-                self._started_ns,
-                self._client,
-                shape.method_text,
-                call.target,
-                "1.1" if shape.minor_version else "1.0",
-                self._headers,
-                route.provider,
-                route.operation,
-                route.model,
-                call.upstream,
-                settlement.fingerprint,
-                settlement.source,
-                self._body,
-                self._request_done_us,
-                self._connected_us,
-                (monotonic_ns() - self._head_ns) // 1000,
-                answer.status,
-                answer.reason,
-                headers,
-                data,
-            ),
+            WholeExchange(self._first_record(), self._connected_us, at, answer.status, answer.reason, headers, data),
             len(self._body) + len(data) + 768,
         )
         return True

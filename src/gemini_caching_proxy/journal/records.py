@@ -94,52 +94,24 @@ class WholeExchange(msgspec.Struct, array_like=True, tag=7, gc=False):
     A reader never sees it: it comes out as the `Begin`, `ResponseHead`, `Chunk` and `End` that it stands for.
     """
 
-    id: bytes
-    started_ns: int
-    client: str
-    method: str
-    target: str
-    http_version: str
-    headers: HeaderPairs
-    provider: str
-    operation: str
-    model: str | None
-    upstream: str
-    credential: str | None
-    credential_source: str
-    body: bytes
-    body_done_us: int
+    begin: Begin
     connected_us: int | None
-    answered_us: int
+    offset_us: int
     status: int
     reason: bytes
-    answer_headers: HeaderPairs
-    answer: bytes
+    headers: HeaderPairs
+    data: bytes
+
+    @property
+    def id(self) -> bytes:
+        return self.begin.id
 
     def parts(self) -> list[Begin | ResponseHead | Chunk | End]:
         """The records it stands for."""
-        begin = Begin(
-            self.id,
-            self.started_ns,
-            self.client,
-            self.method,
-            self.target,
-            self.http_version,
-            self.headers,
-            self.provider,
-            self.operation,
-            self.model,
-            self.upstream,
-            self.credential,
-            self.credential_source,
-            False,
-            self.body,
-            self.body_done_us,
-        )
-        at = self.answered_us
-        head = ResponseHead(self.id, at, self.status, self.reason, self.answer_headers)
-        end = End(self.id, at, self.connected_us, self.body_done_us, len(self.body), len(self.answer))
-        return [begin, head, Chunk(self.id, at, self.answer), end] if self.answer else [begin, head, end]
+        begin, at = self.begin, self.offset_us
+        head = ResponseHead(begin.id, at, self.status, self.reason, self.headers)
+        end = End(begin.id, at, self.connected_us, begin.body_done_us, len(begin.body), len(self.data))
+        return [begin, head, Chunk(begin.id, at, self.data), end] if self.data else [begin, head, end]
 
 
 class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):

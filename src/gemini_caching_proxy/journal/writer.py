@@ -282,7 +282,7 @@ def _size_of(record: Written) -> int:
     if isinstance(record, Chunk | RequestChunk):
         return len(record.data) + 48
     if isinstance(record, WholeExchange):
-        return len(record.body) + len(record.answer) + 768
+        return len(record.begin.body) + len(record.data) + 768
     if isinstance(record, Begin):
         return len(record.body) + 512
     return 256
