@@ -12,7 +12,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -52,17 +52,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         FolderInUse: another recorder holds the data folder and does not end within seconds.
     """
     async with hold_lock(settings.data_dir):
-        step_back()
+        # Not the idle class: on a machine that is busy building, the record would stand still.
+        os.nice(NICENESS)
         await Recorder(settings, lambda: SQLiteStore(settings.sqlite_path), providers()).run(stop)
-
-
-def step_back() -> None:
-    """Let everybody else go first. Low priority alone is not enough: once it runs, a process keeps its core for some
-    milliseconds although a worker has bytes to pass on; an idle-class one is put aside at once (sched(7)).
-    """
-    os.nice(NICENESS)
-    with suppress(AttributeError, OSError):  # not on every system
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 @asynccontextmanager
