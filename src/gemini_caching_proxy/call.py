@@ -7,7 +7,7 @@ that the next call comes through us too), and CORS fields for browsers. A `Call`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,24 +98,19 @@ class Call:
         self._heads: dict[tuple[int | bytes | None, ...], AnswerHead] = {}
         self._client_base = (around.public_url or b"%b://%b" % (around.scheme, shape.host)) + route.prefix
         self._head, self._tail = self._upstream_head(target)
-        at = next((index for index, field in enumerate(shape.fields) if field.kind == Kind.LENGTH), len(shape.fields))
-        self._recorded = (
-            [field.recorded for field in shape.fields[:at]],
-            [field.recorded for field in shape.fields[at + 1 :]],
-        )
+        before, after = _around_length(shape.fields)
+        self._recorded = ([field.recorded for field in before], [field.recorded for field in after])
 
     def _upstream_head(self, target: bytes) -> tuple[bytes, bytes]:
         """The head in two halves, with the Content-Length line to come in between."""
         shape = self._shape
-        fields = forwarded_fields(shape, self.settlement.lines)
-        at = next((index for index, field in enumerate(fields) if field.kind == Kind.LENGTH), len(fields))
+        before, after = _around_length(forwarded_fields(shape, self.settlement.lines))
         framing = CHUNKED_LINE if shape.chunked else b""
         if shape.websocket:
             framing = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
         first = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (shape.method, target, self._around.origin.host_line)
-        before = b"".join(field.line for field in fields[:at])
-        after = b"".join(field.line for field in fields[at + 1 :])
-        return first + before, after + self.settlement.added + framing + b"\r\n"
+        lines_before, lines_after = (b"".join(field.line for field in fields) for fields in (before, after))
+        return first + lines_before, lines_after + self.settlement.added + framing + b"\r\n"
 
     def head(self, request: Request) -> bytes:
         """The head of a request of this shape, for the upstream."""
@@ -202,6 +197,12 @@ class Call:
         if name.lower() == b"x-goog-upload-url":
             self._around.upload_started(url, self.settlement.fingerprint)
         return b"%b: %b\r\n" % (name, url)
+
+
+def _around_length(fields: Sequence[Field]) -> tuple[Sequence[Field], Sequence[Field]]:
+    """The fields before and after Content-Length; without one, all are before it."""
+    at = next((index for index, field in enumerate(fields) if field.kind == Kind.LENGTH), len(fields))
+    return fields[:at], fields[at + 1 :]
 
 
 def interim_head(answer: Answer) -> bytes:

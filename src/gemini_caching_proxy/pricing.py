@@ -3,7 +3,7 @@
 Invariants: a price is a whole number of billionths of a dollar; what cannot be priced is None, never 0; a model that
 the list has as free of charge costs 0. Token counts are mapped here and not by the list's own extractors, which refuse
 what Gemini really sends: enums as numbers, cached tokens of audio prompts without modality details, the OpenAI path's
-thoughts (gemini-api.md sections 7 and 10). Not in a price: cache storage, searches, batch discounts.
+thoughts. Not in a price: cache storage, searches, batch discounts.
 """
 
 from __future__ import annotations

@@ -59,8 +59,7 @@ class Recording:
         """An exchange is under way; it is asked to `begin` its record if it still is at the next flush of chunks."""
         self._unbegun.append(capture)
         if not self._flush_later:
-            self._flush_later = True
-            self._loop.call_later(FLUSH_SECONDS, self._flush_chunks)
+            self._flush_chunks_later()
 
     def append(self, record: Written, size: int = 256) -> None:
         """Take a record of about `size` bytes; it is in the file within `FLUSH_SECONDS`."""
@@ -69,8 +68,7 @@ class Recording:
         if journal.pending_bytes > FLUSH_BYTES:
             journal.flush()
         elif not self._flush_later:
-            self._flush_later = True
-            self._loop.call_later(FLUSH_SECONDS, self._flush_chunks)
+            self._flush_chunks_later()
 
     def commit(self, finish: Finish, data: bytes, close: bool) -> None:
         """Call `finish(data, close)` as soon as everything appended so far is in the file."""
@@ -85,6 +83,10 @@ class Recording:
         held, self._held = self._held, []
         for finish, data, close in held:
             finish(data, close)
+
+    def _flush_chunks_later(self) -> None:
+        self._flush_later = True
+        self._loop.call_later(FLUSH_SECONDS, self._flush_chunks)
 
     def _flush_held(self) -> None:
         self._flush_soon = False

@@ -22,12 +22,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .app import listener_tls, make_redactor
-from .errors import ConfigError, FolderInUse, ProxyError
+from .errors import ConfigError, FolderInUse
 from .log import configure_logging, get_logger
 from .relay.origin import Origin, proxy_for, tls_context
 from .settings import Settings
 
-EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_IN_USE = 0, 1, 2, 3
+EXIT_OK, EXIT_CONFIG, EXIT_IN_USE = 0, 2, 3
 RESTART_SECONDS = 0.1
 RESTART_SECONDS_MOST = 3.0
 BIND_PATIENCE_SECONDS = 3.0
@@ -196,7 +196,8 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._signals = 0
         self._workers: dict[str, asyncio.subprocess.Process] = {}
-        self._ready = 0
+        self._ready: set[str] = set()
+        self._announcements: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Supervisor workers={len(self._workers)} stopping={self._stopping.is_set()}>"
@@ -278,12 +279,16 @@ class Supervisor:
     def _watch_ready(self, name: str, process: asyncio.subprocess.Process) -> None:
         async def announce() -> None:
             assert process.stdout is not None
-            if await process.stdout.readline() and name != "recorder":
-                self._ready += 1
-                if self._ready == len(self._sockets):
-                    self._announce()
+            if not await process.stdout.readline() or name in ("recorder", *self._ready):
+                return
+            self._ready.add(name)
+            if len(self._ready) == len(self._sockets):
+                self._announce()
 
-        self._announcing = asyncio.ensure_future(announce())
+        # Held, since a task that nobody holds can vanish.
+        announcement = asyncio.ensure_future(announce())
+        self._announcements.add(announcement)
+        announcement.add_done_callback(self._announcements.discard)
 
     def _announce(self) -> None:
         settings = self._settings
@@ -328,17 +333,3 @@ class Supervisor:
             for sock in self._sockets:
                 sock.close()
         self._stopping.set()
-
-
-__all__ = [
-    "EXIT_CONFIG",
-    "EXIT_FAILED",
-    "EXIT_IN_USE",
-    "EXIT_OK",
-    "ProxyError",
-    "Supervisor",
-    "check",
-    "hold_folder",
-    "listen",
-    "run",
-]

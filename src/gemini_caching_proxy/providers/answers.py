@@ -84,7 +84,7 @@ def _unary(body: bytes) -> Answer:
     except ValueError as error:
         return Answer("unary", text=plain_text(body), problem=f"the answer is no whole JSON: {error}"[: MAX_SHOWN * 2])
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and "error" in value[0]:
-        # The OpenAI path wraps its errors in an array (gemini-api.md section 4.6).
+        # The OpenAI path wraps its errors in an array.
         value = value[0]
     return Answer("unary", (Item(value, body),), closed=True)
 

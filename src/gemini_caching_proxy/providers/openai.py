@@ -22,7 +22,7 @@ _ROLES = {"assistant": "model", "system": "system", "developer": "system", "tool
 def usage_of(value: Any, raw: bytes) -> Usage:
     """`usage` of a completion.
 
-    Gemini's `completion_tokens` leaves thoughts out but `total_tokens` has them (gemini-api.md section 7): the rest of
+    Gemini's `completion_tokens` leaves thoughts out but `total_tokens` has them: the rest of
     the total is thoughts. OpenAI's own has them inside and tells how many.
     """
     prompt = pick_count(value, "prompt_tokens", "input_tokens")

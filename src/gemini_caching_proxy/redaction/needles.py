@@ -78,7 +78,6 @@ class Needles:
         self._forms.sort(key=lambda pair: -len(pair[0]))
         heads = dict.fromkeys(form[:HEAD_BYTES] for form, _ in self._forms)
         patterns = [*heads, *(literal for literal in LITERALS if literal not in heads)]
-        self._patterns = patterns
         self._head_count = len(heads)
         self._searches = [
             BytesAhoCorasick(patterns[at : at + MOST_PATTERNS], matchkind=MatchKind.LeftmostFirst)

@@ -1,7 +1,6 @@
 """Answers of generateContent and of everything else in Gemini's own dialect -> `Reading`.
 
-Usage, finish reason and ids are those of the last event that has them, never sums or maxima: counts go down as well
-(gemini-api.md section 0, fact 4).
+Usage, finish reason and ids are those of the last event that has them, never sums or maxima: counts go down as well.
 """
 
 from __future__ import annotations

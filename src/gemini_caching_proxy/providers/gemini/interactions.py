@@ -1,4 +1,4 @@
-"""Interactions (gemini-api.md section 5): unary answers and server-sent events -> `Reading`, steps -> turns."""
+"""Interactions: unary answers and server-sent events -> `Reading`, steps -> turns."""
 
 from __future__ import annotations
 

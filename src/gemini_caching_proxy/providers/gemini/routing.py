@@ -99,7 +99,7 @@ _OPENAI = {
     b"audio": "openai_audio",
 }
 _SECRET_ANSWERS = frozenset(("create_auth_token", "create_credential", "create_webhook", "rotate_signing_secret"))
-"""Their answers hold a secret that is shown once (gemini-api.md section 1)."""
+"""Their answers hold a secret that is shown once."""
 _ON_ONE = {b"GET": "get", b"PATCH": "update", b"PUT": "update", b"DELETE": "delete"}
 _ON_ALL = {b"GET": "list", b"POST": "create", b"DELETE": "delete"}
 _COLON = re.compile(rb":|%3[Aa]")
@@ -150,7 +150,7 @@ def _read(method: bytes, segments: tuple[bytes, ...], query: bytes) -> tuple[str
 
 
 def _read_socket(rest: tuple[bytes, ...]) -> str:
-    """A WebSocket: Live, Live with an ephemeral token, or music (gemini-api.md section 6)."""
+    """A WebSocket: Live, Live with an ephemeral token, or music."""
     service = rest[-1].rpartition(b".")[2]
     if service == b"BidiGenerateMusic":
         return "live_music"
