@@ -17,8 +17,8 @@ from uuid import UUID
 import msgspec
 from blake3 import blake3
 
-from .exchange import Body, Chunk, Exchange, Failure, FailureKind, Headers, Response, Timing
-from .journal import Begin, End, HeaderPairs, Position, RequestChunk, ResponseHead
+from .exchange import Body, CacheUse, Chunk, Exchange, Failure, FailureKind, Headers, Response, Timing, Verdict
+from .journal import Begin, Cached, End, HeaderPairs, Position, RequestChunk, ResponseHead
 from .journal import Chunk as ChunkRecord
 
 SPILL_BYTES = 1024 * 1024
@@ -26,7 +26,7 @@ SPILL_BYTES = 1024 * 1024
 INTERRUPTED_DETAIL = "The recording process ended before the exchange did."
 HEAD_LOST_DETAIL = "The head of the answer is missing from the journal (a damaged record)."
 
-ExchangeRecord = Begin | RequestChunk | ResponseHead | ChunkRecord | End
+ExchangeRecord = Begin | RequestChunk | ResponseHead | ChunkRecord | End | Cached
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ExchangeRecord)
@@ -211,6 +211,7 @@ def assemble(records: Iterable[ExchangeRecord], head_bytes: int) -> Exchange:
     begin: Begin | None = None
     head: ResponseHead | None = None
     end: End | None = None
+    cached: Cached | None = None
     request, response = _BodyParts(), _BodyParts()
     last_us = 0
     for record in records:
@@ -225,17 +226,20 @@ def assemble(records: Iterable[ExchangeRecord], head_bytes: int) -> Exchange:
             continue
         elif isinstance(record, ResponseHead):
             head = record
+        elif isinstance(record, Cached):
+            cached = record
         else:
             end = record
         last_us = max(last_us, record.offset_us)
     assert begin is not None, "an exchange starts with its Begin"
-    return _exchange(begin, head, end, request, response, last_us, head_bytes)
+    return _exchange(begin, head, end, cached, request, response, last_us, head_bytes)
 
 
 def _exchange(
     begin: Begin,
     head: ResponseHead | None,
     end: End | None,
+    cached: Cached | None,
     request: _BodyParts,
     response: _BodyParts,
     last_us: int,
@@ -275,6 +279,19 @@ def _exchange(
         ),
         tunnel_bytes_up=end.tunnel_up if end else None,
         tunnel_bytes_down=end.tunnel_down if end else None,
+        cache=_cache_use(cached, last_us),
+    )
+
+
+def _cache_use(cached: Cached | None, last_us: int) -> CacheUse | None:
+    if cached is None:
+        return None
+    return CacheUse(
+        Verdict(cached.verdict),
+        cached.key,
+        None if cached.source is None else UUID(bytes=cached.source),
+        cached.detail,
+        saved_us=None if cached.source_us is None else max(0, cached.source_us - last_us),
     )
 
 

@@ -90,6 +90,47 @@ class Failure:
 Outcome = Response | Failure
 
 
+class Verdict(StrEnum):
+    """What the cache said to a request."""
+
+    HIT = "hit"
+    """Answered from the recording of another exchange."""
+    COLLAPSED = "collapsed"
+    """Answered by the upstream call of an identical request that was in flight."""
+    MISS = "miss"
+    """Nothing recorded answers it."""
+    STALE = "stale"
+    """What is recorded is too old."""
+    BYPASS = "bypass"
+    """The cache may not serve it, whatever is recorded."""
+
+
+EntryKind = Literal["answer", "error"]
+"""`answer`: a complete success. `error`: an error status or an ending that is not allowed, for replay mode alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """How the cache dealt with one request."""
+
+    verdict: Verdict
+    key: bytes | None = None
+    """Cache key; None where none was worked out."""
+    source: UUID | None = None
+    """The exchange whose answer was given (hit, collapsed)."""
+    detail: str = ""
+    """Why it was not served."""
+    saved_nanousd: int | None = None
+    """What the answer would have cost; None = unpriced or not served."""
+    saved_us: int | None = None
+    """How much longer the source took."""
+
+    @property
+    def served(self) -> bool:
+        """Whether the answer came without an upstream call of its own."""
+        return self.verdict in (Verdict.HIT, Verdict.COLLAPSED)
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Microseconds since the exchange's start (head of the request read); None = did not happen."""
@@ -198,6 +239,12 @@ class Exchange:
     """Hash chain over the conversation parts of the request (16 bytes each): element i covers parts 0..i."""
     decode_error: str | None = None
     """Why a body could not be read; the bytes are kept all the same."""
+    cache: CacheUse | None = None
+    """None = the cache had no say (it is off, or the operation is one that is never cached)."""
+    entry_key: bytes | None = None
+    """Cache key under which this exchange's answer can be served to others; None = it cannot."""
+    entry_kind: EntryKind | None = None
+    """Set with `entry_key`."""
     tunnel_bytes_up: int | None = None
     """WebSocket only: bytes client to upstream after the handshake."""
     tunnel_bytes_down: int | None = None

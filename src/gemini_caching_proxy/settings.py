@@ -22,6 +22,8 @@ GEMINI_BASE_URL = "https://generativelanguage.googleapis.com"
 MIB = 1024 * 1024
 
 Csv = Annotated[tuple[str, ...], NoDecode]
+Lines = Annotated[tuple[str, ...], NoDecode]
+CacheMode = Literal["off", "safe", "all", "replay"]
 
 
 def default_data_dir() -> Path:
@@ -54,8 +56,36 @@ class Settings(BaseSettings):
     """Folder of the journal, the embedded store and the fingerprint key."""
     store: str = "sqlite"
     """Where exchanges are kept: `sqlite` (a file in the data folder) or `sqlite:///path/to/file`."""
-    cache: Literal["off"] = "off"
-    """Answering from the recording. This version records only, so `off` is the one value."""
+    cache: CacheMode = "safe"
+    """What is answered from the recording: `off` nothing, `safe` only what cannot surprise (token counts, embeddings,
+    model listings for a short time, generation with temperature 0), `all` every complete generation too, `replay`
+    everything, and the upstream is never called."""
+    cassette: Path | None = None
+    """Answer from this cassette instead of the store, in replay mode; `gemini-proxy replay` sets it."""
+    cache_routes: Csv = ()
+    """Other modes for some calls, comma-separated: `operation=mode` or `operation:model=mode`, `*` at an end matches
+    any rest; the first that fits counts."""
+    cache_ttl: Csv = ()
+    """How long answers are served, comma-separated `operation=age` such as `generate_content=12h,list_models=0s`;
+    besides operations there are the kinds listing (5m), tokens (30d), embedding (30d) and generation (7d)."""
+    cache_namespace: Literal["credential", "shared"] = "credential"
+    """Who may be served what: each client credential only its own recordings, or all of them everybody's."""
+    cache_dependent: bool = False
+    """Also serve answers that depend on more than the request: search, code execution, URLs, files, explicit caches."""
+    cache_finish_reasons: Csv = ("STOP", "MAX_TOKENS")
+    """Endings, comma-separated, with which a generated answer may be served again."""
+    cache_normalisers: Csv = ()
+    """Volatile bits of prompts to ignore when requests are compared, comma-separated names; see docs/cache.md."""
+    cache_patterns: Lines = ()
+    """Own normalisers, one a line: a regular expression (RE2), optionally ` => ` and what to put in its place."""
+    cache_replay_errors: bool = True
+    """In replay mode answer with a recorded error where no success is recorded."""
+    cache_lookup_ms: int = Field(50, ge=1)
+    """Milliseconds a lookup in the store may take before it counts as a miss."""
+    cache_memory_bytes: int = Field(64 * MIB, ge=0)
+    """Memory per worker for hot answers."""
+    cache_max_body_bytes: int = Field(16 * MIB, ge=0)
+    """Largest request and answer that the cache deals with."""
     record: bool = True
     """Record exchanges. `false` relays only."""
     gemini_base_url: str = GEMINI_BASE_URL
@@ -123,10 +153,24 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """`auto` is console on a terminal and JSON lines elsewhere."""
 
-    @field_validator("allowed_hosts", "allowed_origins", "record_headers", mode="before")
+    @field_validator(
+        "allowed_hosts",
+        "allowed_origins",
+        "record_headers",
+        "cache_routes",
+        "cache_ttl",
+        "cache_finish_reasons",
+        "cache_normalisers",
+        mode="before",
+    )
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+    @field_validator("cache_patterns", mode="before")
+    @classmethod
+    def _split_lines(cls, value: Any) -> Any:
+        return tuple(item.strip() for item in value.splitlines() if item.strip()) if isinstance(value, str) else value
 
     @field_validator("data_dir", mode="after")
     @classmethod

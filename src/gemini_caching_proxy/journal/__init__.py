@@ -10,6 +10,7 @@ from .reader import JournalReader, Position
 from .records import (
     FORMAT_VERSION,
     Begin,
+    Cached,
     Chunk,
     End,
     Gap,
@@ -26,6 +27,7 @@ from .writer import JournalWriter
 __all__ = [
     "FORMAT_VERSION",
     "Begin",
+    "Cached",
     "Chunk",
     "End",
     "Gap",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Version of the records' shape, written in front of each segment."""
 
 HeaderPairs = list[tuple[bytes, bytes]]
@@ -88,10 +88,25 @@ class End(msgspec.Struct, array_like=True, tag=5, gc=False):
     tunnel_down: int | None = None
 
 
+class Cached(msgspec.Struct, array_like=True, tag=8, gc=False):
+    """What the cache said to the request; at most one per exchange, before its `End`."""
+
+    id: bytes
+    offset_us: int
+    verdict: str
+    key: bytes | None = None
+    source: bytes | None = None
+    """Id of the exchange whose answer was given."""
+    source_us: int | None = None
+    """What the source took."""
+    detail: str = ""
+    """Why it was not served."""
+
+
 class WholeExchange(msgspec.Struct, array_like=True, tag=7, gc=False):
     """An exchange that was over before its `Begin` was written, and as simple as most short ones.
 
-    A reader never sees it: it comes out as the `Begin`, `ResponseHead`, `Chunk` and `End` that it stands for.
+    A reader never sees it: it comes out as the `Begin`, `Cached`, `ResponseHead`, `Chunk`, `End` that it stands for.
     """
 
     begin: Begin
@@ -101,17 +116,23 @@ class WholeExchange(msgspec.Struct, array_like=True, tag=7, gc=False):
     reason: bytes
     headers: HeaderPairs
     data: bytes
+    cached: Cached | None = None
 
     @property
     def id(self) -> bytes:
         return self.begin.id
 
-    def parts(self) -> list[Begin | ResponseHead | Chunk | End]:
+    def parts(self) -> list[Record]:
         """The records it stands for."""
         begin, at = self.begin, self.offset_us
-        head = ResponseHead(begin.id, at, self.status, self.reason, self.headers)
-        end = End(begin.id, at, self.connected_us, begin.body_done_us, len(begin.body), len(self.data))
-        return [begin, head, Chunk(begin.id, at, self.data), end] if self.data else [begin, head, end]
+        parts: list[Record] = [begin]
+        if self.cached is not None:
+            parts.append(self.cached)
+        parts.append(ResponseHead(begin.id, at, self.status, self.reason, self.headers))
+        if self.data:
+            parts.append(Chunk(begin.id, at, self.data))
+        parts.append(End(begin.id, at, self.connected_us, begin.body_done_us, len(begin.body), len(self.data)))
+        return parts
 
 
 class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
@@ -126,7 +147,7 @@ class Gap(msgspec.Struct, array_like=True, tag=6, gc=False):
     """Ids of those among them whose first records are in the journal already: no more of them will come."""
 
 
-Record = Begin | RequestChunk | ResponseHead | Chunk | End | Gap
+Record = Begin | RequestChunk | ResponseHead | Chunk | End | Gap | Cached
 """What a reader gives."""
 Written = Record | WholeExchange
 """What a writer takes."""
@@ -134,8 +155,11 @@ Written = Record | WholeExchange
 Untyped = list[Any]
 """A payload's records as plain lists, before their shape is checked."""
 
-CONVERTERS: Mapping[int, Callable[[Untyped], Untyped]] = {}
-"""One step per version: `CONVERTERS[n]` turns records of version n into those of version n + 1."""
+CONVERTERS: Mapping[int, Callable[[Untyped], Untyped]] = {1: lambda records: records}
+"""One step per version: `CONVERTERS[n]` turns records of version n into those of version n + 1.
+
+Version 2 adds `Cached`, and otherwise reads what version 1 wrote.
+"""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Written])

@@ -7,8 +7,9 @@ told in `Decoded.error`, and the rest is still filled in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from gemini_caching_proxy.exchange import Headers, Piece, StreamShape, Usage
 
@@ -63,6 +64,18 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Endings:
+    """How an answer ended, candidate by candidate."""
+
+    complete: bool
+    """The provider's own end marker was seen, and no error."""
+    finish_reasons: tuple[str, ...] = ()
+    """The last one of each candidate, choice or output; empty for answers that are not generated."""
+    error: str | None = None
+    """The provider's error text inside an answer of status 200."""
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One conversation turn for people: a message of the request, or the answer."""
 
@@ -94,6 +107,35 @@ class Rendering:
     """Generation settings, name and JSON value."""
 
 
+CacheKind = Literal["listing", "tokens", "embedding", "generation"]
+"""What an operation's answers are to a cache: listings of models, counts of tokens, embeddings, generated answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSubject:
+    """What a request asks for, freed from how its client happened to write it: equal subjects, equal answers."""
+
+    operation: str
+    """One for all shapes: `generate_content` also for `stream_generate_content`."""
+    model: str
+    """Empty for listings."""
+    kind: CacheKind
+    body: bytes
+    """Canonical JSON (keys sorted, no spaces, ASCII)."""
+    variant: str = ""
+    """What else changes the answer: resource path, query, enum encoding, field masks; a canonical string."""
+    shape: StreamShape = "unary"
+    """How the client wants the answer; not part of what is asked where answers can be put into other shapes."""
+    deterministic: bool = True
+    """Whether the same answer is to be expected again: no generation, or one with temperature 0."""
+    depends_on: str = ""
+    """What the answer depends on besides the request, such as `tool googleSearch` or `a file`; empty for nothing."""
+
+
+Normalise = Callable[[Any], Any]
+"""Canonical JSON value -> the same with volatile bits replaced (cache/normalisers.py)."""
+
+
 class Provider(Protocol):
     name: str
 
@@ -111,3 +153,42 @@ class Provider(Protocol):
     def render(
         self, operation: str, request_body: bytes, response_headers: Headers, response_body: bytes
     ) -> Rendering: ...
+
+    def cache_kind(self, operation: str) -> CacheKind | None:
+        """What an operation's answers are to a cache; None for those that are never cached. Looks at no body."""
+        ...
+
+    def may_be_deterministic(self, operation: str, body: bytes) -> bool:
+        """Whether it is worth while to work out the subject of a generation for its temperature: a look at the bytes.
+
+        May say yes wrongly, never no wrongly. Runs in the worker for each generation.
+        """
+        ...
+
+    def cache_subject(
+        self,
+        operation: str,
+        model: str | None,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        normalise: Normalise | None = None,
+    ) -> CacheSubject | str:
+        """What a request asks for; or why it cannot be cached, in a few words that fit a header (`not JSON`).
+
+        Args:
+            target: path and query as recorded (secrets replaced).
+            body: as sent, content-coding removed.
+        """
+        ...
+
+    def reshape(self, operation: str, body: bytes, have: StreamShape, want: StreamShape) -> tuple[bytes, ...] | None:
+        """An answer (content-coding removed) of one shape in another, as the chunks to send; None if it cannot be.
+
+        `operation` is the subject's. Strings (signatures, ids) come out as they were.
+        """
+        ...
+
+    def endings(self, operation: str, headers: Headers, body: bytes) -> Endings:
+        """How an answer (content-coding removed) of status 200 ended."""
+        ...

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
-from gemini_caching_proxy.exchange import Exchange, FailureKind, StreamShape
+from gemini_caching_proxy.exchange import EntryKind, Exchange, FailureKind, Response, StreamShape, Verdict
 
 StatsGroup = Literal["model", "day", "hour", "client", "operation", "status", "credential"]
 
@@ -45,6 +45,8 @@ class Query:
     client: str | None = None
     """Start of the user agent, case-insensitive."""
     method: str | None = None
+    verdict: Verdict | None = None
+    """What the cache said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,9 @@ class Summary:
     parent: UUID | None
     preview: str
     """First 200 characters of what the model said, or of the last thing it was asked."""
+    verdict: Verdict | None = None
+    saved_nanousd: int | None = None
+    """What the cache saved with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,12 @@ class StatsRow:
     ttft_us_p50: int | None
     ttft_us_p95: int | None
     ttft_us_p99: int | None
+    cache_hits: int = 0
+    """Exchanges that were served without an upstream call of their own (hit or collapsed)."""
+    saved_nanousd: int = 0
+    """What those would have cost, as far as they can be priced."""
+    saved_us: int = 0
+    """Time that those saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +196,92 @@ class ChainMatch:
     conversation: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """A recorded exchange whose answer can be served again. There is at most one per key.
+
+    A newer answer takes the place of an older one, but for a pinned one; an error only takes the place of an error.
+    """
+
+    key: bytes
+    exchange: UUID
+    kind: EntryKind
+    stored_ns: int
+    """When the exchange ended (Unix ns): its age counts from here."""
+    provider: str
+    operation: str
+    """The exchange's own (`stream_generate_content`)."""
+    model: str | None
+    credential: str | None
+    conversation: UUID | None
+    size: int
+    """Bytes of the answer's body."""
+    pinned: bool = False
+    """Never stale, never replaced by a newer answer."""
+    hits: int = 0
+    last_hit_ns: int | None = None
+    saved_nanousd: int = 0
+    saved_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """An entry with what is needed to serve it."""
+
+    entry: CacheEntry
+    response: Response
+    stream_shape: StreamShape
+    first_byte_us: int | None
+    duration_us: int | None
+    """What the exchange took."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryQuery:
+    """A choice of entries; unset fields do not choose, set ones must all hold."""
+
+    key: bytes | None = None
+    exchange: UUID | None = None
+    provider: str | None = None
+    operation: str | None = None
+    model: str | None = None
+    """`*` at the end matches any rest."""
+    credential: str | None = None
+    conversation: UUID | None = None
+    kind: EntryKind | None = None
+    pinned: bool | None = None
+    stored_before_ns: int | None = None
+    larger_than: int | None = None
+    """Bytes of the answer's body."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Entries, newest first, and the cursor of what follows (None = the end)."""
+
+    items: tuple[CacheEntry, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Sums over all entries there are."""
+
+    entries: int
+    errors: int
+    """Entries of kind `error` among them."""
+    pinned: int
+    answer_bytes: int
+    hits: int
+    saved_nanousd: int
+    saved_us: int
+    oldest_ns: int | None
+
+
 class ExchangeStore(Protocol):
     """A place for exchanges. `open` first, `aclose` last; one event loop.
 
-    Raises (all methods): StoreUnavailable, FormatTooNew (open), NotFound (get).
+    Raises (all methods): StoreUnavailable, FormatTooNew (open), NotFound (get, pin).
     """
 
     async def open(self, *, read_only: bool = False) -> None: ...
@@ -259,3 +352,46 @@ class ExchangeStore(Protocol):
         ...
 
     async def size(self) -> StoreSize: ...
+
+    # The cache. `add` makes the entry of an exchange that has an `entry_key`, and counts a hit for the entry whose
+    # exchange a served one names as its source. Deleting an exchange deletes its entry.
+
+    async def find_cached(self, keys: Sequence[bytes]) -> CachedAnswer | None:
+        """The entry of the first of these keys that has one. Reads the answer, never the request."""
+        ...
+
+    async def entries(self, query: EntryQuery, *, limit: int = 50, cursor: str | None = None) -> EntryPage:
+        """Newest first. Raises ValueError for a cursor that this store did not give out for entries."""
+        ...
+
+    async def resolve_entry(self, prefix: str) -> CacheEntry:
+        """The one entry whose key starts with these hex digits, or whose exchange's id does (or ends in them).
+
+        Raises NotFound if none or several.
+        """
+        ...
+
+    async def add_entry(self, exchange_id: UUID, key: bytes, kind: EntryKind) -> bool:
+        """Make the entry of a stored exchange anew, as if it had been added with this key; False if another stays."""
+        ...
+
+    async def pin(self, key: bytes, *, pinned: bool) -> None:
+        """Raises NotFound."""
+        ...
+
+    async def evict(self, query: EntryQuery) -> int:
+        """Delete entries, pinned ones only if the query names a key or an exchange or asks for `pinned`; how many.
+
+        The exchanges stay.
+        """
+        ...
+
+    async def evict_to(self, answer_bytes: int) -> int:
+        """Delete entries, the longest unused first and never a pinned one, until the answers of the rest fit."""
+        ...
+
+    async def cache_stats(self) -> CacheStats: ...
+
+    async def part_owners(self, digests: Sequence[bytes], *, limit: int = 100) -> tuple[UUID, ...]:
+        """The oldest exchange that uses each of these parts, newest first: who sent them before."""
+        ...
