@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 *("bodies", "content_coding", "eventstream", "pricing", "providers", "credentials", "redaction"),
-                *("journal", "stores", "conversation", "recording_status", "relay", "simulator"),
+                *("journal", "stores", "conversation", "recording_status", "relay", "simulator", "cassette"),
             }
         ),
     ),

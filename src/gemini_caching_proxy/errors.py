@@ -3,6 +3,7 @@
     ProxyError
     ├── ConfigError                 a setting is wrong: exit 2
     ├── FolderInUse                 another process holds the data folder: exit 3
+    ├── CassetteError               no cassette, one of a newer version, or a damaged one; or it cannot be written
     ├── RequestRejected             the client's message is refused, nothing was forwarded
     │   ├── MalformedRequest  400   not HTTP/1.1, or ambiguous
     │   ├── HostNotAllowed    403   Host or Origin is not on the allow-list
@@ -47,6 +48,10 @@ class ConfigError(ProxyError):
 
 class FolderInUse(ProxyError):
     """The data folder belongs to another running process."""
+
+
+class CassetteError(ProxyError):
+    """A cassette cannot be read or written. The text names the file and says what to do."""
 
 
 class WireError(ProxyError):
