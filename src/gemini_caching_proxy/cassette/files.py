@@ -48,12 +48,14 @@ class CassetteWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         """`file` need not be seekable and is left open."""
-        file.write(TITLE + str(VERSION).encode() + b"\n")
+        self._title = file.write(TITLE + str(VERSION).encode() + b"\n")
         parameters = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=WINDOW_LOG, enable_ldm=True)
         self._stream = zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file, closefd=False)
         self._hasher = blake3()
         self._ids: set[bytes] = set()
         self.exchanges = 0
+        self.bytes = 0
+        """Size of the file, once it is complete."""
         self.left_out: LeftOut = Counter()
 
     def __repr__(self) -> str:
@@ -81,6 +83,7 @@ class CassetteWriter:
         end = End(self.exchanges, self._hasher.digest())
         self._stream.write(END_MARK + msgspec.msgpack.encode(end))
         self._stream.close()  # type: ignore[no-untyped-call]
+        self.bytes = self._title + self._stream.tell()
 
     def _write(self, record: bytes) -> None:
         framed = len(record).to_bytes(4, "little") + record
