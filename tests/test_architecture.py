@@ -37,9 +37,9 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
             {"capture", "recording", "call", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat"}
         ),
     ),
-    ("the two paths", frozenset({"proxy", "reception", "recorder"})),
+    ("the two paths", frozenset({"proxy", "reception", "recorder", "intake"})),
     ("processes", frozenset({"app", "supervisor"})),
-    ("looking on", frozenset({"clients", "probe", "doctor", "demo", "demo_calls"})),
+    ("looking on", frozenset({"clients", "probe", "doctor", "demo", "demo_calls", "explanation", "pytest_plugin"})),
     ("the command line", frozenset({"cli", "__main__"})),
 )
 """From the ground up. A module may import from its own floor (in no circle) and from those below."""
@@ -77,6 +77,10 @@ WITHOUT_TEST: dict[str, str] = {
     "feed": "a step of the recorder: tests/test_recorder.py",
     "heartbeat": "a step of the recorder: tests/test_recorder.py",
     "persistence": "a step of the recorder: tests/test_recorder.py",
+    "intake": "a cassette into the store: tests/cli/test_cassettes.py",
+    "cli/eviction": "tests/cli/test_caching.py",
+    "cli/explaining": "tests/cli/test_caching.py",
+    "cli/request_file": "tests/cli/test_caching.py",
     "recording_status": "written and read in tests/test_recorder.py and tests/cli/test_upkeep.py",
     "decoding": "tests/providers and tests/test_recorder.py",
     "proxy": "the path of a request: tests/e2e, against the fault catalogue",

@@ -99,7 +99,7 @@ class Persistence:
     async def add(self, turns: Sequence[Turn], positions: Sequence[JournalPosition]) -> None:
         """Thread the exchanges and take them in, with the positions that go with them."""
         questions = self._threads.questions(turns)
-        found = await self._insist(lambda store: _ask(store, questions))
+        found = await self._insist(lambda store: ask(store, questions))
         exchanges = self._threads.place(turns, found)
         try:
             result = await self._insist(lambda store: store.add(exchanges, positions))
@@ -229,7 +229,8 @@ def _write_private(folder: Path, name: str, data: bytes) -> None:
         file.write(data)
 
 
-async def _ask(store: ExchangeStore, questions: Questions) -> Found:
+async def ask(store: ExchangeStore, questions: Questions) -> Found:
+    """What the store knows of conversations; raises as stores do."""
     tips: dict[tuple[str, bytes], ChainMatch] = {}
     for scope, asked in questions.tips.items():
         for tip, match in (await store.find_chain_tips(asked, scope)).items():

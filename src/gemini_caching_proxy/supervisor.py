@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,8 +37,11 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str
 log = get_logger(__name__)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, announce: Callable[[str], None] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        announce: called once with the base URL, as soon as clients are served.
 
     Returns:
         The exit code: 0 stopped as told, 2 a setting cannot work, 3 another process holds the data folder.
@@ -48,7 +51,7 @@ def run(settings: Settings) -> int:
             configure_logging(settings.log_level, settings.log_format, make_redactor(settings))
             check(settings)
             sockets = listen(settings)
-            return asyncio.run(Supervisor(settings, sockets).run())
+            return asyncio.run(Supervisor(settings, sockets, announce).run())
     except FolderInUse as error:
         print(f"gemini-proxy: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_IN_USE
@@ -190,8 +193,11 @@ def _bind_sentence(settings: Settings, error: OSError) -> str:
 class Supervisor:
     """The processes of one `serve`."""
 
-    def __init__(self, settings: Settings, sockets: list[socket.socket]) -> None:
+    def __init__(
+        self, settings: Settings, sockets: list[socket.socket], announce: Callable[[str], None] | None = None
+    ) -> None:
         self._settings = settings
+        self._told = announce
         self._sockets = sockets
         self._stopping = asyncio.Event()
         self._signals = 0
@@ -304,6 +310,8 @@ class Supervisor:
             recording=settings.record,
             workers=settings.workers,
         )
+        if self._told is not None:
+            self._told(self.url)
 
     async def _see_out(self, name: str, process: asyncio.subprocess.Process, ended: asyncio.Future[int]) -> None:
         """Ask a process to stop; end it if it does not within its time."""

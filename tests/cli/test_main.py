@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gemini_caching_proxy.cli import main, reading
-from gemini_caching_proxy.cli.commands import COMMANDS, load_command
+from gemini_caching_proxy.cli.commands import CACHE, COMMANDS, command_paths, load_command
 
 from .conftest import Ran, Recorded, run_program
 
@@ -28,18 +28,40 @@ def test_help_lists_every_command(call: Call) -> None:
             assert place.summary in ran.out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_its_summary(call: Call, name: str) -> None:
-    ran = call(name, "--help")
+def test_help_of_a_group_lists_its_commands(call: Call) -> None:
+    for arguments in (("cache", "--help"), ("cache", "-h")):
+        ran = call(*arguments)
+        assert ran.code == 0
+        for name, place in CACHE.items():
+            assert name in ran.out
+            assert place.summary in ran.out
+
+
+def summary_of(path: str) -> str:
+    name, _, inner = path.partition(" ")
+    return CACHE[inner].summary if inner else COMMANDS[name].summary
+
+
+@pytest.mark.parametrize("path", command_paths())
+def test_every_command_has_help_and_its_summary(call: Call, path: str) -> None:
+    ran = call(*path.split(), "--help")
     assert ran.code == 0
-    assert COMMANDS[name].summary in " ".join(ran.out.split())
-    assert (load_command(name).help or "").splitlines()[0] == COMMANDS[name].summary
+    assert f"gemini-proxy {path}" in ran.out
+    assert summary_of(path) in " ".join(ran.out.split())
+    assert (load_command(path).help or "").splitlines()[0] == summary_of(path)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("version", "demo")])
-def test_every_command_takes_the_folder_and_the_store(name: str) -> None:
-    flags = {flag for option in load_command(name).params for flag in option.opts}
+@pytest.mark.parametrize("path", [path for path in command_paths() if path not in ("version", "demo", "replay")])
+def test_every_command_takes_the_folder_and_the_store(path: str) -> None:
+    flags = {flag for option in load_command(path).params for flag in option.opts}
     assert {"--data-dir", "--store"} <= flags
+
+
+def test_a_typo_in_a_group_is_answered_with_what_was_meant(call: Call) -> None:
+    ran = call("cache", "lst")
+    assert ran.code == 2
+    assert "'list'" in ran.err
+    assert "`gemini-proxy cache --help`" in ran.err
 
 
 def test_a_typo_is_answered_with_what_was_meant(call: Call) -> None:

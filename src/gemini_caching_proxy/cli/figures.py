@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 NANO = 1_000_000_000
 NONE = "–"
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d|w)")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -30,6 +31,18 @@ def bytes_text(value: int | None) -> str:
         if value >= limit:
             return f"{value / limit:.1f} {unit}"
     return f"{value} B"
+
+
+def read_size(text: str) -> int:
+    """`500k`, `20MB`, `1.5 GiB`, or plain bytes -> bytes; units are powers of 1024.
+
+    Raises:
+        ValueError: a sentence that says what is understood.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is no size: write 500k, 20M or 1G")
+    return int(float(match[1]) * (1 << 10 * "bkmgt".index(match[2] or "b")))
 
 
 def duration_text(microseconds: int | None) -> str:

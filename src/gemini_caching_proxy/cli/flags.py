@@ -30,7 +30,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "data_dir",
         "store",
         "record",
-        "cache",
         "max_body_bytes",
         "body_head_bytes",
         "journal_max_bytes",
@@ -38,6 +37,21 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "journal_full",
         "redact_bodies",
         "record_headers",
+    ),
+    "Cache": (
+        "cache",
+        "cache_routes",
+        "cache_ttl",
+        "cache_namespace",
+        "cache_dependent",
+        "cache_finish_reasons",
+        "cache_normalisers",
+        "cache_patterns",
+        "cache_replay_errors",
+        "cache_lookup_ms",
+        "cache_memory_bytes",
+        "cache_max_body_bytes",
+        "cassette",
     ),
     "Limits": ("max_header_bytes", "max_header_fields", "max_target_bytes", "max_connections"),
     "Deadlines": (
@@ -130,3 +144,8 @@ SETTINGS = Bundle(
     ),
     read_settings,
 )
+
+
+def some_settings(*names: str) -> Bundle:
+    """The flags of these settings, for a command that needs no others."""
+    return Bundle(tuple(one for one in SETTINGS.parameters if one.name in names), read_settings)

@@ -18,7 +18,7 @@ from gemini_caching_proxy.redaction import DOCUMENTED_FORMATS
 from gemini_caching_proxy.settings import Settings
 from gemini_caching_proxy.stores.base import Hit, StatsRow, Summary
 
-from .commands import COMMANDS, load_command
+from .commands import command_paths, load_command
 from .flags import default_text, sections, variable_of
 from .records import exchange_record, hit_record, stats_record, summary_record
 from .terminal import say
@@ -66,7 +66,9 @@ JSON_NOTES = {
 
 def commands_page() -> str:
     """`docs/cli.md`."""
-    return "\n".join([HEAD, *_json_examples(), "## Commands\n", *map(_command_section, COMMANDS)]).rstrip() + "\n"
+    return (
+        "\n".join([HEAD, *_json_examples(), "## Commands\n", *map(_command_section, command_paths())]).rstrip() + "\n"
+    )
 
 
 def environment_page() -> str:

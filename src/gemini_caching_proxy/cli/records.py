@@ -8,8 +8,9 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
+from gemini_caching_proxy.cache.key import key_text
 from gemini_caching_proxy.exchange import Body, Exchange, Failure, Headers, Price, Response, Timing, Usage
-from gemini_caching_proxy.stores.base import Hit, StatsRow, Summary
+from gemini_caching_proxy.stores.base import CacheEntry, CacheStats, Hit, StatsRow, Summary
 
 from .figures import iso_text
 
@@ -79,6 +80,41 @@ def stats_record(row: StatsRow, group: str | None) -> dict[str, Any]:
         "ttft_us_p50": row.ttft_us_p50,
         "ttft_us_p95": row.ttft_us_p95,
         "ttft_us_p99": row.ttft_us_p99,
+    }
+
+
+def entry_record(entry: CacheEntry) -> dict[str, Any]:
+    """A line of `cache list`."""
+    return {
+        "key": key_text(entry.key),
+        "exchange": str(entry.exchange),
+        "kind": entry.kind,
+        "stored": iso_text(entry.stored_ns),
+        "provider": entry.provider,
+        "operation": entry.operation,
+        "model": entry.model,
+        "credential": entry.credential,
+        "conversation": str(entry.conversation) if entry.conversation else None,
+        "size_bytes": entry.size,
+        "pinned": entry.pinned,
+        "hits": entry.hits,
+        "last_hit": None if entry.last_hit_ns is None else iso_text(entry.last_hit_ns),
+        "saved_nanousd": entry.saved_nanousd,
+        "saved_us": entry.saved_us,
+    }
+
+
+def cache_stats_record(stats: CacheStats) -> dict[str, Any]:
+    """`cache stats`."""
+    return {
+        "entries": stats.entries,
+        "errors": stats.errors,
+        "pinned": stats.pinned,
+        "answer_bytes": stats.answer_bytes,
+        "hits": stats.hits,
+        "saved_nanousd": stats.saved_nanousd,
+        "saved_us": stats.saved_us,
+        "oldest": None if stats.oldest_ns is None else iso_text(stats.oldest_ns),
     }
 
 
