@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .cache.index import Index
 from .content_coding import Plain, content_codings, uncoded
 from .conversation import Turn, chain_of
 from .exchange import Body, Exchange, Headers, Piece, Price, Response
@@ -18,19 +19,21 @@ from .pricing import price
 from .providers.base import Decoded, Provider
 
 MAX_ERROR_CHARACTERS = 300
+SERVED_TEXT_CHARS = 200
 THREADLESS = ("count_tokens", "embed")
 """Operations whose name holds one of these carry `contents` but are no turn of a conversation."""
 
 log = get_logger(__name__)
 
 
-def understand(exchange: Exchange, providers: Mapping[str, Provider]) -> Turn:
-    """The exchange with everything that its bodies tell."""
+def understand(exchange: Exchange, providers: Mapping[str, Provider], index: Index | None = None) -> Turn:
+    """The exchange with everything that its bodies tell, and the entry that `index` makes of it for the cache."""
     provider = providers.get(exchange.provider)
     if provider is None or _is_tunnel(exchange):
         return Turn(exchange)
     try:
-        return _understand(exchange, provider)
+        turn = _understand(exchange, provider)
+        return _indexed(turn, index) if index is not None else turn
     except Exception as error:  # noqa: BLE001 - the outermost ring: nothing a body holds may stop the recorder
         log.warning("an exchange could not be decoded", id=str(exchange.id), error=type(error).__name__)
         return Turn(replace(exchange, decode_error=_bounded(f"{type(error).__name__}: {error}")))
@@ -68,7 +71,32 @@ def _understand(exchange: Exchange, provider: Provider) -> Turn:
     )
     texts = {piece.digest: piece.text for piece in decoded.request_pieces if piece.digest is not None}
     continues = None if _threadless(exchange.operation) else decoded.previous_response_id
-    return Turn(understood, continues, tuple(texts.get(part, "") for part in chain))
+    return Turn(_as_served(understood), continues, tuple(texts.get(part, "") for part in chain))
+
+
+def _indexed(turn: Turn, index: Index) -> Turn:
+    entry = index.entry(turn.exchange)
+    if entry is None:
+        return turn
+    return replace(turn, exchange=replace(turn.exchange, entry_key=entry[0], entry_kind=entry[1]))
+
+
+def _as_served(exchange: Exchange) -> Exchange:
+    """An exchange that the cache served: it used nothing, and its answer is told where it first came.
+
+    What the answer would have cost goes to what was saved.
+    """
+    use = exchange.cache
+    if use is None or not use.served:
+        return exchange
+    saved = exchange.price.total_nanousd if exchange.price is not None else None
+    return replace(
+        exchange,
+        usage=None,
+        price=Price(0, 0, 0, exchange.price.model_ref if exchange.price is not None else ""),
+        response_text=exchange.response_text[:SERVED_TEXT_CHARS],
+        cache=replace(use, saved_nanousd=saved),
+    )
 
 
 def _is_tunnel(exchange: Exchange) -> bool:

@@ -13,6 +13,7 @@
     │   ├── MethodRefused     501   CONNECT, or an upgrade that is not WebSocket
     │   ├── VersionRefused    505
     │   └── Overloaded        503   a limit of ours is reached, or recording is mandatory and impossible
+    ├── NotRecorded           504   only a recorded answer was wanted, and there is none
     ├── UpstreamError               no complete answer came
     │   ├── DnsFailed         502 dns_error
     │   ├── ConnectFailed     502 connection_refused
@@ -96,6 +97,13 @@ class VersionRefused(RequestRejected):
 
 class Overloaded(RequestRejected):
     status, google_status, proxy_status = 503, "UNAVAILABLE", "proxy_internal_response"
+
+
+class NotRecorded(WireError):
+    """Replay mode or `only-if-cached` (RFC 9111 section 5.2.1.7) without a recording that serves."""
+
+    status, google_status, proxy_status = 504, "DEADLINE_EXCEEDED", None
+    kind = FailureKind.NOT_RECORDED
 
 
 class UpstreamError(WireError):

@@ -33,6 +33,8 @@ class FailureKind(StrEnum):
     """The client left before it had the whole answer."""
     REQUEST_INCOMPLETE = "request_incomplete"
     """The client's own message broke off or stalled."""
+    NOT_RECORDED = "not_recorded"
+    """Only a recorded answer was wanted, and there is none."""
     INTERRUPTED = "interrupted"
     """A process of ours died or was stopped in the middle."""
 

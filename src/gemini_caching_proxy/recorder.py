@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 
 from .assembly import OpenExchange, assemble
+from .cache.index import Index
 from .carryover import Carryover
 from .decoding import understand
 from .errors import FolderInUse, FormatTooNew
@@ -54,7 +55,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     async with hold_lock(settings.data_dir):
         # Not the idle class: on a machine that is busy building, the record would stand still.
         os.nice(NICENESS)
-        await Recorder(settings, lambda: SQLiteStore(settings.sqlite_path), providers()).run(stop)
+        known = providers()
+        index = Index.from_settings(settings, known)
+        await Recorder(settings, lambda: SQLiteStore(settings.sqlite_path), known, index).run(stop)
 
 
 @asynccontextmanager
@@ -85,9 +88,15 @@ class Recorder:
     """Takes in the journals of one data folder."""
 
     def __init__(
-        self, settings: Settings, make_store: Callable[[], ExchangeStore], providers: Mapping[str, Provider]
+        self,
+        settings: Settings,
+        make_store: Callable[[], ExchangeStore],
+        providers: Mapping[str, Provider],
+        index: Index | None = None,
     ) -> None:
+        """`index` makes the entries of the cache; without it there are none."""
         self._settings = settings
+        self._index = index
         self._providers = providers
         self._feeds: dict[str, Feed] = {}
         self._persistence = Persistence(make_store, settings)
@@ -200,7 +209,7 @@ class Recorder:
         for _, open_exchange in batch.members:
             exchange = await self._assembled(open_exchange)
             if exchange is not None and not (self._reread and await self._is_stored(exchange)):
-                turns.append(understand(exchange, self._providers))
+                turns.append(understand(exchange, self._providers, self._index))
             await asyncio.sleep(0)
         positions = {feed: feed.safe_position(batch.ids) for feed in batch.feeds}
         moved = [feed.journal_position(at) for feed, at in positions.items()]

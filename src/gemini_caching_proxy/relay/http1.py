@@ -73,6 +73,9 @@ REQUEST_KINDS: Final = _HOP_BY_HOP | {
     b"sec-fetch-site": Kind.FETCH_SITE,
     b"access-control-request-method": Kind.PREFLIGHT,
     b"access-control-request-headers": Kind.PREFLIGHT,
+    # For us alone.
+    b"x-cache-mode": Kind.DROP,
+    b"x-replay-speed": Kind.DROP,
 }
 RESPONSE_KINDS: Final = _HOP_BY_HOP | {
     # Would invite clients to leave the proxy for HTTP/3 at the upstream.
