@@ -26,6 +26,7 @@ MARKER = "gemini_cassette"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 PLACEHOLDER = "placeholder"
+COMPLAINT = "gemini-proxy: "
 _NOT_INHERITED = ("GEMINI_", "GOOGLE_")
 _UNSET = ("GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE")
 """What would make a Gemini client look elsewhere, or send a real key."""
@@ -53,17 +54,12 @@ class ReplayProcesses:
     def __repr__(self) -> str:
         return f"<ReplayProcesses {len(self._running)}>"
 
-    def of(self, cassette: Path) -> Replay:
-        """The proxy that answers from a cassette; started if it does not run.
-
-        Raises:
-            RuntimeError: it cannot; the text says why.
-        """
+    def of(self, cassette: Path) -> Replay | str:
+        """The proxy that answers from a cassette, started if it does not run; or a sentence that says why it cannot."""
         process, replay = self._running.get(cassette, (None, None))
-        if process is None or replay is None or process.poll() is not None:
-            process, replay = self._start(cassette)
-            self._running[cassette] = process, replay
-        return replay
+        if process is not None and replay is not None and process.poll() is None:
+            return replay
+        return self._start(cassette)
 
     def stop(self) -> None:
         """End all of them."""
@@ -73,7 +69,7 @@ class ReplayProcesses:
             _end(process)
         self._running.clear()
 
-    def _start(self, cassette: Path) -> tuple[subprocess.Popen[bytes], Replay]:
+    def _start(self, cassette: Path) -> Replay | str:
         log = self._folder / f"{cassette.name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
@@ -89,10 +85,11 @@ class ReplayProcesses:
         line = _first_line(process)
         if not line:
             _end(process)
-            said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise RuntimeError(f"gemini-proxy replay did not start: {said[-1].removeprefix('gemini-proxy: ')}")
+            return f"gemini-proxy replay did not start: {_complaint(log)}"
         told = json.loads(line)
-        return process, Replay(told["url"], cassette, told["exchanges"])
+        replay = Replay(told["url"], cassette, told["exchanges"])
+        self._running[cassette] = process, replay
+        return replay
 
 
 def _environment() -> dict[str, str]:
@@ -112,6 +109,13 @@ def _first_line(process: subprocess.Popen[bytes]) -> bytes:
             return b""
         line += data
     return line
+
+
+def _complaint(log: Path) -> str:
+    """The sentence in which the program says what is wrong, else the last thing it said."""
+    said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    complaints = [line.removeprefix(COMPLAINT) for line in said if line.startswith(COMPLAINT)]
+    return complaints[-1] if complaints else said[-1]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -149,10 +153,9 @@ def gemini_replay(
     are set for the test, so a Gemini client needs to be told nothing.
     """
     cassette = _cassette_of(request)
-    try:
-        replay = gemini_replay_processes.of(cassette)
-    except RuntimeError as error:
-        pytest.fail(str(error), pytrace=False)
+    replay = gemini_replay_processes.of(cassette)
+    if isinstance(replay, str):
+        pytest.fail(replay, pytrace=False)
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", replay.url)
     monkeypatch.setenv("GEMINI_API_KEY", PLACEHOLDER)
     for name in _UNSET:

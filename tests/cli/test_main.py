@@ -42,7 +42,7 @@ def summary_of(path: str) -> str:
     return CACHE[inner].summary if inner else COMMANDS[name].summary
 
 
-@pytest.mark.parametrize("path", command_paths())
+@pytest.mark.parametrize("path", list(command_paths()))
 def test_every_command_has_help_and_its_summary(call: Call, path: str) -> None:
     ran = call(*path.split(), "--help")
     assert ran.code == 0

@@ -15,7 +15,7 @@ from gemini_caching_proxy.cache.index import Index
 from gemini_caching_proxy.cache.key import key_text
 from gemini_caching_proxy.cache.policy import Policy
 from gemini_caching_proxy.exchange import Exchange, Verdict
-from gemini_caching_proxy.explanation import Explainer, Explanation, Nearest
+from gemini_caching_proxy.explanation import Explainer, Explanation, Nearest, age_text
 from gemini_caching_proxy.providers import providers
 from gemini_caching_proxy.settings import Settings
 from gemini_caching_proxy.stores.base import ExchangeStore
@@ -179,7 +179,7 @@ def _kind_text(explanation: Explanation) -> str:
     if subject.depends_on:
         words.append(f"depends on {subject.depends_on}")
     if explanation.ttl_s is not None:
-        words.append(f"served for {explanation.ttl_s:g} s")
+        words.append(f"served for {age_text(explanation.ttl_s)}")
     return ", ".join(words)
 
 

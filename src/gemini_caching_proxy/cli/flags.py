@@ -99,6 +99,8 @@ def default_text(name: str, field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, int) and value >= MIB and value % MIB == 0:
         return f"{value} ({value // MIB} MiB)"
     return f"{value:g}" if isinstance(value, float) else str(value)

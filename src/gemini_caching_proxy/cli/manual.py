@@ -8,19 +8,23 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from gemini_caching_proxy.exchange import Body, Chunk, Exchange, Price, Response, Timing, Usage
+from gemini_caching_proxy.exchange import Body, CacheUse, Chunk, Exchange, Price, Response, Timing, Usage, Verdict
+from gemini_caching_proxy.explanation import Difference, Explanation, Nearest
+from gemini_caching_proxy.providers.base import CacheSubject
 from gemini_caching_proxy.redaction import DOCUMENTED_FORMATS
 from gemini_caching_proxy.settings import Settings
-from gemini_caching_proxy.stores.base import Hit, StatsRow, Summary
+from gemini_caching_proxy.stores.base import CacheEntry, CacheStats, Hit, StatsRow, Summary
 
 from .commands import command_paths, load_command
+from .explaining import explanation_record
 from .flags import default_text, sections, variable_of
-from .records import exchange_record, hit_record, stats_record, summary_record
+from .records import cache_stats_record, entry_record, exchange_record, hit_record, stats_record, summary_record
 from .terminal import say
 
 HEAD = """\
@@ -60,6 +64,20 @@ JSON_NOTES = {
         "The whole exchange. A body's `data` is text where it is UTF-8, else base64, as `encoding` says; `size_bytes` "
         "is what passed, `kept_bytes` what is recorded. A chunk is its offset and size. `failure` is null or "
         '`{"kind", "detail", "served_status", "partial"}`.'
+    ),
+    "cache list": (
+        "A line is one entry. `cache show` adds `canonical`, as in `cache explain`, and `answer`, the answer's text."
+    ),
+    "cache stats": "Sums over all entries there are.",
+    "cache explain": (
+        "`verdict` is `hit`, `miss`, `stale` or `bypass`, as it would be now, and `why` the reason; `verdict_then` and "
+        "`why_then` are what an exchange was told. `canonical` is null for what cannot be cached. `entry` is what the "
+        "key finds, as in `cache list`; `nearest`, for a miss, what comes closest: how many values differ, and the "
+        "JSON path of the first with both values."
+    ),
+    "export, import, replay": (
+        "`export` writes `exchanges`, `bytes`, and in `left_out` how many were kept out for which reason; `import` "
+        "writes `exchanges`, `added` and `duplicates`; `replay` writes `url` and `exchanges` as soon as it answers."
     ),
 }
 
@@ -107,6 +125,10 @@ _EXAMPLES = {
     "tls_key": "/etc/ssl/proxy/key.pem",
     "upstream_ca": "/etc/ssl/company-ca.pem",
     "record_headers": "x-request-id,x-team",
+    "cache_routes": "embed_content=all,generate_content:gemini-3*=off",
+    "cache_ttl": "generation=12h,list_models=0s",
+    "cache_patterns": "build-[0-9]+ => build-N",
+    "cassette": "tests/weather.cassette",
 }
 
 
@@ -145,6 +167,10 @@ def _json_examples() -> list[str]:
         "search": {"…": "as `list`", "snippet": hit_record(Hit(SUMMARY, "a \x02haiku\x03 about rain"))["snippet"]},
         "stats": stats_record(STATS, "model"),
         "show": exchange_record(EXCHANGE),
+        "cache list": entry_record(ENTRY),
+        "cache stats": cache_stats_record(CACHE_STATS),
+        "cache explain": explanation_record(EXPLANATION, recorded=True),
+        "export, import, replay": {"exchanges": 14, "bytes": 9421, "left_out": {"failed": 1}},
     }
     lines = []
     for commands, record in samples.items():
@@ -242,6 +268,44 @@ STATS = StatsRow(
     ttft_us_p50=400_000,
     ttft_us_p95=1_200_000,
     ttft_us_p99=3_000_000,
+)
+
+ENTRY = CacheEntry(
+    key=bytes.fromhex("6f2e51a07c33d94b8a1d0f5c2be97714"),
+    exchange=_ID,
+    kind="answer",
+    stored_ns=EXCHANGE.started_ns + 980_000_000,
+    provider="gemini",
+    operation=EXCHANGE.operation,
+    model=EXCHANGE.model,
+    credential=EXCHANGE.credential,
+    conversation=_ID,
+    size=12,
+    hits=3,
+    last_hit_ns=EXCHANGE.started_ns + 3_600_000_000_000,
+    saved_nanousd=648_300,
+    saved_us=2_940_000,
+)
+
+CACHE_STATS = CacheStats(
+    entries=412,
+    errors=9,
+    pinned=2,
+    answer_bytes=1_870_000,
+    hits=1_260,
+    saved_nanousd=91_400_000,
+    saved_us=1_310_000_000,
+    oldest_ns=EXCHANGE.started_ns,
+)
+
+EXPLANATION = Explanation(
+    exchange=replace(EXCHANGE, cache=CacheUse(Verdict.MISS)),
+    mode="safe",
+    verdict=Verdict.MISS,
+    subject=CacheSubject("generate_content", "gemini-3.8-flash", "generation", b'{"contents":[]}'),
+    key=bytes.fromhex("b07d93ce41fa2286d1c5a9e87f60b3d2"),
+    ttl_s=604_800.0,
+    nearest=Nearest(ENTRY, 1, Difference("contents[3].parts[0].text", '"…rain on Monday"', '"…rain on Friday"')),
 )
 
 PAGES = {"commands": commands_page, "environment": environment_page, "formats": formats_table}
