@@ -10,9 +10,17 @@ import uuid_utils
 from blake3 import blake3
 
 from gemini_caching_proxy.errors import NotFound
-from gemini_caching_proxy.exchange import Exchange, Headers, Piece, Usage
+from gemini_caching_proxy.exchange import Exchange, Headers, Piece, StreamShape, Usage
 from gemini_caching_proxy.journal import Begin, Chunk, End, Record, RequestChunk, ResponseHead
-from gemini_caching_proxy.providers.base import Decoded, Rendering, Route
+from gemini_caching_proxy.providers.base import (
+    CacheKind,
+    CacheSubject,
+    Decoded,
+    Endings,
+    Normalise,
+    Rendering,
+    Route,
+)
 from gemini_caching_proxy.stores.base import AddResult, ChainMatch, Gap, JournalPosition
 
 START_NS = 1_750_000_000_000_000_000
@@ -95,6 +103,29 @@ class LinesProvider:
             response_id=ids[0] if ids else None,
             previous_response_id=after[0] if after else None,
         )
+
+    def cache_kind(self, operation: str) -> CacheKind | None:
+        return "generation" if operation == "generate_content" else None
+
+    def may_be_deterministic(self, operation: str, body: bytes) -> bool:
+        return True
+
+    def cache_subject(
+        self,
+        operation: str,
+        model: str | None,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        normalise: Normalise | None = None,
+    ) -> CacheSubject | str:
+        return CacheSubject(operation, model or "", "generation", body)
+
+    def reshape(self, operation: str, body: bytes, have: StreamShape, want: StreamShape) -> tuple[bytes, ...] | None:
+        return (body,) if have == want else None
+
+    def endings(self, operation: str, headers: Headers, body: bytes) -> Endings:
+        return Endings(True, ("STOP",))
 
 
 @dataclass

@@ -121,7 +121,7 @@ class CacheSubject:
     """Empty for listings."""
     kind: CacheKind
     body: bytes
-    """Canonical JSON (keys sorted, no spaces, ASCII)."""
+    """Canonical JSON (keys sorted, no spaces, UTF-8); empty for listings."""
     variant: str = ""
     """What else changes the answer: resource path, query, enum encoding, field masks; a canonical string."""
     shape: StreamShape = "unary"

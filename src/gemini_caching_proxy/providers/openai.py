@@ -54,6 +54,7 @@ class _Completion:
         self.model: str | None = None
         self.id: str | None = None
         self.finish: str | None = None
+        self.finishes: dict[int, str] = {}
         self.usage: Usage | None = None
         self.error: str | None = None
         self.first_content: int | None = None
@@ -82,7 +83,9 @@ class _Completion:
             message.add(block)
         for position, call in enumerate(calls):
             self._add_call(index, position, call)
-        self.finish = pick_text(choice, "finish_reason") or self.finish
+        finish = pick_text(choice, "finish_reason")
+        self.finish = finish or self.finish
+        self.finishes[index] = finish or self.finishes.get(index, "")
 
     def _add_call(self, index: int, position: int, call: Any) -> None:
         number = pick_count(call, "index")
@@ -114,6 +117,7 @@ def read_completion(answer: Answer) -> Reading:
         model_version=completion.model,
         response_id=completion.id,
         finish_reason=completion.finish,
+        finish_reasons=tuple(completion.finishes[index] for index in sorted(completion.finishes)),
         usage=completion.usage,
         complete=completion.error is None and (answer.done if streamed else answer.closed),
         error_message=completion.error,

@@ -22,6 +22,8 @@ class Reading:
     model_version: str | None = None
     response_id: str | None = None
     finish_reason: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    """The last one of each candidate, choice or output, in order; empty text for one that has none."""
     usage: Usage | None = None
     complete: bool = False
     error_message: str | None = None

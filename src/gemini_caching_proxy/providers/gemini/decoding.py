@@ -30,6 +30,8 @@ class _Generation:
         self.model_version: str | None = None
         self.response_id: str | None = None
         self.finish: str | None = None
+        self.finishes: dict[int, str] = {}
+        """Of each candidate, by its index; empty for one that goes on."""
         self.last_finishes = False
         """Whether the last event says that it is the last."""
         self.usage_item: Item | None = None
@@ -52,15 +54,18 @@ class _Generation:
         blocked = block_reason(pick(pick(value, "promptFeedback", "prompt_feedback"), "blockReason", "block_reason"))
         if blocked is not None and not candidates:
             self.finish, self.last_finishes = BLOCKED + blocked, True
+            self.finishes = {0: self.finish}
         self.generated = self.generated or bool(candidates) or blocked is not None
 
     def _add_candidate(self, candidate: dict[str, Any], start: int) -> None:
-        message = self.messages.setdefault(pick_count(candidate, "index") or 0, Message())
+        index = pick_count(candidate, "index") or 0
+        message = self.messages.setdefault(index, Message())
         for part in parts_of(pick(candidate, "content")):
             if self.first_content is None and bears_content(part):
                 self.first_content = start
             read_part(message, part)
         finish = finish_reason(pick(candidate, "finishReason", "finish_reason"))
+        self.finishes[index] = finish or self.finishes.get(index, "")
         if finish is not None:
             self.finish, self.last_finishes = finish, True
 
@@ -83,6 +88,7 @@ def read_generation(answer: Answer, headers: Headers) -> Reading:
         model_version=generation.model_version,
         response_id=generation.response_id,
         finish_reason=generation.finish,
+        finish_reasons=tuple(generation.finishes[index] for index in sorted(generation.finishes)),
         usage=_usage(generation.usage_item, headers),
         complete=complete and answer.closed and generation.error is None,
         error_message=generation.error,

@@ -35,6 +35,7 @@ def read_interaction(answer: Answer) -> Reading:
         model_version=pick_text(interaction, "model") or None,
         response_id=pick_text(interaction, "id") or reader.id or None,
         finish_reason=status if status in _FINAL else None,
+        finish_reasons=(status if status in _FINAL else "",),
         usage=interaction_usage(usage, raw, pick_text(interaction, "service_tier"))
         if isinstance(usage, dict)
         else None,
