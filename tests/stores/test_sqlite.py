@@ -141,7 +141,7 @@ def test_the_file_is_kept_as_documented(path: Path, store: Door) -> None:
     with raw_connection(path) as raw:
         assert raw.pragma("journal_mode") == "wal"
         assert raw.pragma("auto_vacuum") == 2
-        assert raw.pragma("user_version") == 1
+        assert raw.pragma("user_version") == 2
 
 
 def test_this_sqlite_is_safe() -> None:

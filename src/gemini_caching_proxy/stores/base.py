@@ -348,7 +348,10 @@ class ExchangeStore(Protocol):
         ...
 
     async def prune(self, *, older_than_ns: int) -> PruneResult:
-        """Delete exchanges that started before, then parts that nobody uses any more. Statistics stay."""
+        """Delete exchanges that started before, then parts that nobody uses any more. Statistics stay.
+
+        The exchange of a pinned entry stays, with its parts, until the entry is evicted or no longer pinned.
+        """
         ...
 
     async def size(self) -> StoreSize: ...
@@ -372,7 +375,11 @@ class ExchangeStore(Protocol):
         ...
 
     async def add_entry(self, exchange_id: UUID, key: bytes, kind: EntryKind) -> bool:
-        """Make the entry of a stored exchange anew, as if it had been added with this key; False if another stays."""
+        """Make the entry of a stored exchange anew, as if it had been added with this key; False if another stays.
+
+        Also False for an exchange without a complete response. An entry that is this exchange's already keeps its
+        counters. Raises NotFound for an exchange that is not stored.
+        """
         ...
 
     async def pin(self, key: bytes, *, pinned: bool) -> None:

@@ -81,6 +81,19 @@ def fetch_one(connection: apsw.Connection, sql: str, parameters: Sequence[Value]
     return connection.execute(sql, parameters).fetchone()
 
 
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """A write transaction that holds the lock from its start, so it never has to fail half-way for want of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def require_safe_version(version: str) -> None:
     """Raises StoreUnavailable if this SQLite is one that can corrupt the file."""
     if tuple(int(number) for number in version.split(".")[:3]) < OLDEST_SAFE:

@@ -13,8 +13,8 @@ import apsw
 import msgspec
 from blake3 import blake3
 
-from gemini_caching_proxy.exchange import Exchange, FailureKind
-from gemini_caching_proxy.stores.base import Query, StatsGroup
+from gemini_caching_proxy.exchange import Exchange, FailureKind, Verdict
+from gemini_caching_proxy.stores.base import EntryQuery, Query, StatsGroup
 
 from .connection import fetch_all
 
@@ -48,10 +48,11 @@ class Facet:
     credential_source: str
     upstream: str
     http_version: str
+    verdict: str | None = None
 
     @classmethod
     def of(cls, exchange: Exchange) -> Facet:
-        failure = exchange.failure
+        failure, cache = exchange.failure, exchange.cache
         return cls(
             *(
                 clean(value) if isinstance(value, str) else value
@@ -69,6 +70,7 @@ class Facet:
                     exchange.credential_source,
                     exchange.upstream,
                     exchange.http_version,
+                    None if cache is None else cache.verdict.value,
                 )
             )  # type: ignore[arg-type]
         )
@@ -76,6 +78,15 @@ class Facet:
     @property
     def failure_kind(self) -> FailureKind | None:
         return None if self.failure is None else FailureKind(self.failure)
+
+    @property
+    def cache_verdict(self) -> Verdict | None:
+        return None if self.verdict is None else Verdict(self.verdict)
+
+    @property
+    def is_served(self) -> bool:
+        """As `CacheUse.served`."""
+        return self.verdict in (Verdict.HIT, Verdict.COLLAPSED)
 
     @property
     def is_error(self) -> bool:
@@ -93,14 +104,21 @@ class Facet:
             and query.errors in (None, self.is_error)
             and query.failure in (None, self.failure)
             and query.credential in (None, self.credential)
+            and query.verdict in (None, self.verdict)
             and (query.client is None or (self.user_agent or "").casefold().startswith(query.client.casefold()))
         )
 
+    def matches_entry(self, query: EntryQuery) -> bool:
+        """Whether entries of exchanges of this facet pass the fields of `query` that a facet has."""
+        return (
+            query.provider in (None, self.provider)
+            and query.operation in (None, self.operation)
+            and query.credential in (None, self.credential)
+            and (query.model is None or (self.model is not None and is_model(query.model, self.model)))
+        )
+
     def _has_model(self, wanted: str) -> bool:
-        models = [model for model in (self.model, self.model_version) if model is not None]
-        if wanted.endswith("*"):
-            return any(model.startswith(wanted[:-1]) for model in models)
-        return wanted in models
+        return any(is_model(wanted, model) for model in (self.model, self.model_version) if model is not None)
 
     def group_key(self, group: StatsGroup) -> str:
         """The facet's value for a group that is none of time."""
@@ -115,6 +133,11 @@ class Facet:
         return client_name(self.user_agent)
 
 
+def is_model(wanted: str, model: str) -> bool:
+    """`*` at the end of what is wanted matches any rest."""
+    return model.startswith(wanted[:-1]) if wanted.endswith("*") else model == wanted
+
+
 def client_name(user_agent: str | None) -> str:
     """The product of a user agent without its version: `genai-sdk` of `genai-sdk/1.2 gl-python/3.11`; "" for none."""
     words = (user_agent or "").split(maxsplit=1)
@@ -124,6 +147,12 @@ def client_name(user_agent: str | None) -> str:
 _COLUMNS = ", ".join(field.name for field in fields(Facet))
 _NEWER = f"SELECT id, {_COLUMNS} FROM facets WHERE id > ?"  # noqa: S608
 _INSERT = f"INSERT INTO facets (digest, {_COLUMNS}) VALUES ({', '.join('?' * (len(fields(Facet)) + 1))})"  # noqa: S608
+
+
+def _digest(facet: Facet) -> bytes:
+    """What makes a facet one of a kind in the file; without a verdict as it was before there were verdicts."""
+    values = astuple(facet)
+    return blake3(msgspec.msgpack.encode(values if facet.verdict is not None else values[:-1])).digest(length=16)
 
 
 class Facets:
@@ -153,9 +182,7 @@ class Facets:
             return known
         self.refresh(connection)
         if facet not in self._numbers:
-            values = astuple(facet)
-            digest = blake3(msgspec.msgpack.encode(values)).digest(length=16)
-            connection.execute(_INSERT, (digest, *values))
+            connection.execute(_INSERT, (_digest(facet), *astuple(facet)))
             self._learn(connection.last_insert_rowid(), facet)
         return self._numbers[facet]
 
@@ -177,6 +204,12 @@ class Facets:
             return None
         return [number for number, facet in self._by_number.items() if facet.matches(query)]
 
+    def matching_entries(self, query: EntryQuery) -> Sequence[int] | None:
+        """As `matching`, for a choice of entries."""
+        if (query.provider, query.operation, query.model, query.credential) == (None,) * 4:
+            return None
+        return [number for number, facet in self._by_number.items() if facet.matches_entry(query)]
+
 
 FACET_FIELDS = (
     "model",
@@ -189,4 +222,5 @@ FACET_FIELDS = (
     "credential",
     "client",
     "method",
+    "verdict",
 )

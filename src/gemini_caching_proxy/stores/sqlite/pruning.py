@@ -10,35 +10,27 @@ prune that dies half-way leaves parts without an owner: the next one finds them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TypeVar
 
 import apsw
 
 from gemini_caching_proxy.stores.base import PruneResult
 
 from .codec import Codec, unpack_numbers
-from .connection import fetch_all
-from .writer import transaction
+from .connection import fetch_all, transaction
+from .steps import LOCK_S, PAUSE_S, READ_ROWS, in_short_steps
 
-LOCK_S = 0.01
-"""Seconds of work per transaction; the commit comes on top."""
-PAUSE_S = 0.005
-"""Seconds between two transactions: who waits for the lock looks again after one millisecond."""
 CANDIDATES = 500_000
 """Parts without an owner that are held in memory at once."""
 MERGE_PAGES = 32
 VACUUM_PAGES = 128
 """Pages per step, at most, of making the index and the file smaller."""
-READ_ROWS = 5000
-"""Rows per read, so that a reader of ours never holds up a writer that has no WAL."""
 CHECKPOINT_WAIT_MS = 200
-
-_T = TypeVar("_T")
+FOREVER = 2**63 - 1
 
 
 def file_bytes(path: Path) -> int:
@@ -70,43 +62,31 @@ class Pruning:
             self._shrink()
         return PruneResult(exchanges, parts, max(0, before - file_bytes(self._path)))
 
-    def _in_short_steps(
-        self, items: Sequence[_T], action: Callable[[_T], bool], first: Callable[[], None] | None = None
-    ) -> int:
-        """Apply `action` to all items in transactions of `LOCK_S`; how many times it was true.
-
-        Args:
-            first: called at the start of each transaction.
-        """
-        done, at = 0, 0
-        while at < len(items):
-            with transaction(self._connection):
-                if first is not None:
-                    first()
-                until = monotonic() + LOCK_S
-                while at < len(items):
-                    done += action(items[at])
-                    at += 1
-                    if monotonic() >= until:
-                        break
-            sleep(PAUSE_S)
-        return done
-
     # Exchanges.
 
     def _delete_exchanges(self, older_than_ns: int) -> int:
-        select = "SELECT sequence, request_bytes + response_bytes FROM exchanges WHERE started_ns < ? LIMIT ?"
-        deleted = 0
-        while rows := fetch_all(self._connection, select, (older_than_ns, READ_ROWS)):
-            deleted += self._in_short_steps(rows, self._delete_exchange)
+        # From one to the next: those of pinned entries stay where they are.
+        select = (
+            "SELECT started_ns, sequence, request_bytes + response_bytes FROM exchanges"
+            " WHERE started_ns < ? AND (started_ns, sequence) > (?, ?) ORDER BY started_ns, sequence LIMIT ?"
+        )
+        deleted, last = 0, (-FOREVER, 0)
+        while rows := fetch_all(self._connection, select, (older_than_ns, *last, READ_ROWS)):
+            last = rows[-1][:2]
+            deleted += in_short_steps(self._connection, rows, self._delete_exchange)
         return deleted
 
-    def _delete_exchange(self, row: tuple[int, int]) -> bool:
-        sequence, body_bytes = row
+    def _delete_exchange(self, row: tuple[int, int, int]) -> bool:
+        _, sequence, body_bytes = row
         execute = self._connection.execute
-        execute("DELETE FROM exchanges WHERE sequence = ?", (sequence,))
+        execute(
+            "DELETE FROM exchanges WHERE sequence = ?1"
+            " AND NOT EXISTS (SELECT 1 FROM entries n WHERE n.sequence = ?1 AND n.pinned)",
+            (sequence,),
+        )
         if not self._connection.changes():
-            return False  # another prune was faster
+            return False  # pinned, or another prune was faster
+        execute("DELETE FROM entries WHERE sequence = ?", (sequence,))
         execute("DELETE FROM details WHERE sequence = ?", (sequence,))
         execute("DELETE FROM uses WHERE sequence = ?", (sequence,))
         execute("DELETE FROM words WHERE rowid = ?", (sequence,))
@@ -123,7 +103,7 @@ class Pruning:
             (*last, READ_ROWS),
         ):
             last = rows[-1]
-            self._in_short_steps([row for row in rows if row[1] < older_than_ns], self._delete_mark)
+            in_short_steps(self._connection, [row for row in rows if row[1] < older_than_ns], self._delete_mark)
 
     def _delete_mark(self, row: tuple[bytes, int, int]) -> bool:
         self._connection.execute(
@@ -140,7 +120,7 @@ class Pruning:
         while orphans := self._orphans():
             users = Users(self._connection, self._codec, orphans)
             users.look()
-            deleted += self._in_short_steps(sorted(orphans), partial(self._settle, users), users.look)
+            deleted += in_short_steps(self._connection, sorted(orphans), partial(self._settle, users), users.look)
         return deleted
 
     def _orphans(self) -> set[int]:

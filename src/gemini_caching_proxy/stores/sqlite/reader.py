@@ -19,7 +19,12 @@ import apsw
 from gemini_caching_proxy.errors import NotFound
 from gemini_caching_proxy.exchange import Exchange
 from gemini_caching_proxy.stores.base import (
+    CachedAnswer,
+    CacheEntry,
+    CacheStats,
     ChainMatch,
+    EntryPage,
+    EntryQuery,
     Gap,
     Hit,
     JournalPosition,
@@ -31,6 +36,7 @@ from gemini_caching_proxy.stores.base import (
     Summary,
 )
 
+from .answers import Answers
 from .codec import Codec, unpack_numbers
 from .connection import fetch_all, fetch_one, open_reader
 from .facets import FACET_FIELDS, Facets
@@ -66,6 +72,7 @@ class Reader:
         self._facets = Facets()
         self._matches = Matches(self._connection, self._codec)
         self._statistics = Statistics(self._connection, self._facets)
+        self._answers = Answers(self._connection, self._facets, self._codec, self._part)
 
     def __repr__(self) -> str:
         return f"<Reader {self._path} {self._facets!r}>"
@@ -251,6 +258,31 @@ class Reader:
         with self._snapshot() as connection:
             exchanges, parts, body_bytes = fetch_one(connection, "SELECT exchanges, parts, body_bytes FROM state")
         return StoreSize(exchanges, parts, file_bytes(self._path), body_bytes)
+
+    def find_cached(self, keys: Sequence[bytes]) -> CachedAnswer | None:
+        """See `ExchangeStore.find_cached`."""
+        with self._snapshot():
+            return self._answers.find(keys)
+
+    def entries(self, query: EntryQuery, limit: int, cursor: str | None) -> EntryPage:
+        """See `ExchangeStore.entries`."""
+        with self._snapshot():
+            return self._answers.page(query, limit, cursor)
+
+    def resolve_entry(self, prefix: str) -> CacheEntry:
+        """See `ExchangeStore.resolve_entry`."""
+        with self._snapshot():
+            return self._answers.resolve(prefix)
+
+    def cache_stats(self) -> CacheStats:
+        """See `ExchangeStore.cache_stats`."""
+        with self._snapshot():
+            return self._answers.stats()
+
+    def part_owners(self, digests: Sequence[bytes], limit: int) -> tuple[UUID, ...]:
+        """See `ExchangeStore.part_owners`."""
+        with self._snapshot():
+            return self._answers.part_owners(digests, limit)
 
     def _matching(
         self, text: str, query: Query, *, before: int = FOREVER, limit: int, last_is_prefix: bool = False

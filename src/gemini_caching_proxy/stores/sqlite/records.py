@@ -20,7 +20,9 @@ from blake3 import blake3
 
 from gemini_caching_proxy.exchange import (
     Body,
+    CacheUse,
     Chunk,
+    EntryKind,
     Exchange,
     Failure,
     Headers,
@@ -38,7 +40,8 @@ from .facets import INT64_MAX, Facet, bounded, clean
 CHAIN_BLOCK = 8
 """Chain hashes per part. The chains of a conversation share all blocks but the last, which stays in the record."""
 LONG_BODY = 1024
-"""An unsplit body from this size on is a part, unless it is an answer that says something: those hardly repeat."""
+"""An unsplit body from this size on is a part, unless it is an answer that says something and came from the upstream:
+those hardly repeat."""
 PREVIEW_CHARS = 200
 DIGEST_BYTES = 16
 
@@ -93,6 +96,10 @@ class Record(msgspec.Struct, array_like=True, gc=False):
     tunnel_bytes_down: int | None
     chain_widths: list[int] | None = None
     """Lengths of the chain's elements where they are not all 16 bytes."""
+    cache: tuple[bytes | None, bytes | None, str, int | None, int | None] | None = None
+    """Of a CacheUse, without its verdict, which is in the facet: key, source, detail, what it saved."""
+    entry_key: bytes | None = None
+    entry_kind: EntryKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +140,13 @@ def dissect(exchange: Exchange, intern: InternPart) -> Dissected:
     stored_response: StoredResponse | None = None
     response_parts: list[int] = []
     text = clean(exchange.response_text).encode()
+    is_served = exchange.cache is not None and exchange.cache.served
     request_body, request_parts = _split_body(exchange.request_body, exchange.request_pieces, intern, may_repeat=True)
     if response is not None:
         values, response_headers = _split_headers(response.headers, intern)
         parts.append(response_headers)
-        body, response_parts = _split_body(response.body, exchange.response_pieces, intern, may_repeat=not text)
+        may_repeat = is_served or not text
+        body, response_parts = _split_body(response.body, exchange.response_pieces, intern, may_repeat=may_repeat)
         stored_response = _stored_response(response, values, body)
     blocks, tail, widths = _split_chain(exchange.chain, intern)
     parts += request_parts + response_parts + blocks
@@ -175,7 +184,15 @@ def _record(
         decode_error=None if exchange.decode_error is None else clean(exchange.decode_error),
         tunnel_bytes_up=exchange.tunnel_bytes_up,
         tunnel_bytes_down=exchange.tunnel_bytes_down,
+        cache=None if exchange.cache is None else _stored_use(exchange.cache),
+        entry_key=exchange.entry_key,
+        entry_kind=exchange.entry_kind,
     )
+
+
+def _stored_use(use: CacheUse) -> Any:
+    source = None if use.source is None else use.source.bytes
+    return _fitting((use.key, source, use.detail, use.saved_nanousd, use.saved_us))
 
 
 def _fitting(values: tuple[Any, ...]) -> Any:
@@ -367,8 +384,7 @@ def restore(columns: Columns, facet: Facet, dissected: Dissected, fetch: FetchPa
     response: Response | None = None
     response_pieces: tuple[Piece, ...] = ()
     if stored is not None:
-        ends = list(accumulate(envelope.glue_sizes, initial=envelope.text_bytes))
-        stored.body.glue = [dissected.response[start:end] for start, end in pairwise(ends)]
+        stored.body.glue = _response_glue(envelope, dissected)
         body, response_pieces = _join_body(stored.body, rest[requests : requests + responses], fetch)
         response = _response(stored, _join_headers(response_template, stored.header_values), body)
     return Exchange(
@@ -406,7 +422,36 @@ def restore(columns: Columns, facet: Facet, dissected: Dissected, fetch: FetchPa
         decode_error=record.decode_error,
         tunnel_bytes_up=record.tunnel_bytes_up,
         tunnel_bytes_down=record.tunnel_bytes_down,
+        cache=_cache_use(facet, record),
+        entry_key=record.entry_key,
+        entry_kind=record.entry_kind,
     )
+
+
+def restore_response(dissected: Dissected, fetch: FetchPart) -> Response:
+    """The response of an exchange that `dissect` cut up and that has one; no part of the request is fetched."""
+    envelope = _envelope_decoder.decode(dissected.record)
+    stored = envelope.record.response
+    if stored is None:
+        raise ValueError("the exchange has no response")
+    requests, responses = envelope.part_counts
+    _, headers, *parts = dissected.parts
+    stored.body.glue = _response_glue(envelope, dissected)
+    body, _ = _join_body(stored.body, parts[requests : requests + responses], fetch)
+    return _response(stored, _join_headers(fetch(headers)[1], stored.header_values), body)
+
+
+def _response_glue(envelope: _Envelope, dissected: Dissected) -> list[bytes]:
+    ends = list(accumulate(envelope.glue_sizes, initial=envelope.text_bytes))
+    return [dissected.response[start:end] for start, end in pairwise(ends)]
+
+
+def _cache_use(facet: Facet, record: Record) -> CacheUse | None:
+    verdict = facet.cache_verdict
+    if verdict is None or record.cache is None:
+        return None
+    key, source, detail, saved_nanousd, saved_us = record.cache
+    return CacheUse(verdict, key, None if source is None else UUID(bytes=source), detail, saved_nanousd, saved_us)
 
 
 def _response(stored: StoredResponse, headers: Headers, body: Body) -> Response:

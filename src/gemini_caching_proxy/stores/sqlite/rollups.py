@@ -26,13 +26,25 @@ LONGEST_HISTOGRAM = 1500
 """Characters; a longer one is written anew, with fewer if it can be."""
 
 Measure = tuple[
-    int | None, int | None, int | None, int | None, int | None, int | None, int, int, int | None, int | None
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int,
+    int,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
 ]
-"""input, cached, output, thoughts, total tokens, price, request bytes, response bytes, duration, ttft."""
+"""input, cached, output, thoughts, total tokens, price, request bytes, response bytes, duration, ttft, saved money,
+saved time."""
 
 MEASURE_COLUMNS = (
     "e.input_tokens, e.cached_tokens, e.output_tokens, e.thoughts_tokens, e.total_tokens, e.price_nanousd,"
-    " e.request_bytes, e.response_bytes, e.duration_us, e.ttft_us"
+    " e.request_bytes, e.response_bytes, e.duration_us, e.ttft_us, e.saved_nanousd, e.saved_us"
 )
 SUM_COLUMNS = (
     "exchanges",
@@ -46,6 +58,9 @@ SUM_COLUMNS = (
     "total_nanousd",
     "request_bytes",
     "response_bytes",
+    "cache_hits",
+    "saved_nanousd",
+    "saved_us",
 )
 
 
@@ -58,11 +73,12 @@ class Tally:
     durations: Histogram = field(default_factory=dict)
     ttfts: Histogram = field(default_factory=dict)
 
-    def count(self, measure: Measure, *, is_error: bool) -> None:
+    def count(self, measure: Measure, *, is_error: bool, is_served: bool) -> None:
         """Add one exchange."""
-        *tokens, price, request_bytes, response_bytes, duration, ttft = measure
+        *tokens, price, request_bytes, response_bytes, duration, ttft, saved_nanousd, saved_us = measure
         numbers = [number or 0 for number in tokens]
-        row = (1, is_error, *numbers, price is not None, price or 0, request_bytes, response_bytes)
+        saved = (is_served, saved_nanousd or 0, saved_us or 0)
+        row = (1, is_error, *numbers, price is not None, price or 0, request_bytes, response_bytes, *saved)
         self.sums = list(map(add, self.sums, row))
         _count(self.durations, duration)
         _count(self.ttfts, ttft)
@@ -81,7 +97,8 @@ def _count(histogram: Histogram, microseconds: int | None) -> None:
 
 
 _ADD = f"""
-    INSERT INTO rollups VALUES ({", ".join("?" * (len(SUM_COLUMNS) + 5))})
+    INSERT INTO rollups (grain, facet, start, {", ".join(SUM_COLUMNS)}, durations, ttfts)
+    VALUES ({", ".join("?" * (len(SUM_COLUMNS) + 5))})
     ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in SUM_COLUMNS)},
         durations = durations || excluded.durations, ttfts = ttfts || excluded.ttfts
     RETURNING max(length(durations), length(ttfts))
@@ -96,12 +113,12 @@ class Rollups:
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, int, int], Tally] = {}
 
-    def count(self, started_ns: int, facet: int, measure: Measure, *, is_error: bool) -> None:
+    def count(self, started_ns: int, facet: int, measure: Measure, *, is_error: bool, is_served: bool) -> None:
         second = started_ns // SECOND_NS
         for grain, seconds in GRAINS:
             for number in (facet, ALL_FACETS):
                 key = (grain, number, second - second % seconds)
-                self._tallies.setdefault(key, Tally()).count(measure, is_error=is_error)
+                self._tallies.setdefault(key, Tally()).count(measure, is_error=is_error, is_served=is_served)
 
     def write(self, connection: apsw.Connection) -> None:
         """Add to the stored rollups, in the running transaction."""

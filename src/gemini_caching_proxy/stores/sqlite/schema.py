@@ -137,7 +137,69 @@ def m001_exchanges(connection: apsw.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (m001_exchanges,)
+def m002_cache(connection: apsw.Connection) -> None:
+    """Entries of the cache, and what it did for each exchange. Touches no row: a large file is as quick as a small one.
+
+    The sums over all entries are kept by triggers, so that no way of changing entries can forget them.
+    """
+    connection.execute(
+        """
+        CREATE TABLE entries (
+            key BLOB PRIMARY KEY,
+            sequence INTEGER NOT NULL,      -- of the exchange
+            facet INTEGER NOT NULL,         -- the exchange's
+            kind TEXT NOT NULL,
+            stored_ns INTEGER NOT NULL,
+            size INTEGER NOT NULL,
+            pinned INTEGER NOT NULL,
+            hits INTEGER NOT NULL,
+            last_hit_ns INTEGER,
+            saved_nanousd INTEGER NOT NULL,
+            saved_us INTEGER NOT NULL
+        ) WITHOUT ROWID;
+        CREATE INDEX entries_by_exchange ON entries (sequence);
+        CREATE INDEX entries_by_time ON entries (stored_ns, key, facet);
+
+        CREATE TABLE entry_sums (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            entries INTEGER NOT NULL,
+            errors INTEGER NOT NULL,
+            pinned INTEGER NOT NULL,
+            answer_bytes INTEGER NOT NULL,
+            hits INTEGER NOT NULL,
+            saved_nanousd INTEGER NOT NULL,
+            saved_us INTEGER NOT NULL
+        );
+        INSERT INTO entry_sums VALUES (1, 0, 0, 0, 0, 0, 0, 0);
+        CREATE TRIGGER entry_made AFTER INSERT ON entries BEGIN
+            UPDATE entry_sums SET entries = entries + 1, errors = errors + (NEW.kind = 'error'),
+                pinned = pinned + NEW.pinned, answer_bytes = answer_bytes + NEW.size, hits = hits + NEW.hits,
+                saved_nanousd = saved_nanousd + NEW.saved_nanousd, saved_us = saved_us + NEW.saved_us;
+        END;
+        CREATE TRIGGER entry_deleted AFTER DELETE ON entries BEGIN
+            UPDATE entry_sums SET entries = entries - 1, errors = errors - (OLD.kind = 'error'),
+                pinned = pinned - OLD.pinned, answer_bytes = answer_bytes - OLD.size, hits = hits - OLD.hits,
+                saved_nanousd = saved_nanousd - OLD.saved_nanousd, saved_us = saved_us - OLD.saved_us;
+        END;
+        CREATE TRIGGER entry_changed AFTER UPDATE ON entries BEGIN
+            UPDATE entry_sums SET errors = errors + (NEW.kind = 'error') - (OLD.kind = 'error'),
+                pinned = pinned + NEW.pinned - OLD.pinned, answer_bytes = answer_bytes + NEW.size - OLD.size,
+                hits = hits + NEW.hits - OLD.hits,
+                saved_nanousd = saved_nanousd + NEW.saved_nanousd - OLD.saved_nanousd,
+                saved_us = saved_us + NEW.saved_us - OLD.saved_us;
+        END;
+
+        ALTER TABLE facets ADD COLUMN verdict TEXT;
+        ALTER TABLE exchanges ADD COLUMN saved_nanousd INTEGER;
+        ALTER TABLE exchanges ADD COLUMN saved_us INTEGER;
+        ALTER TABLE rollups ADD COLUMN cache_hits INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE rollups ADD COLUMN saved_nanousd INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE rollups ADD COLUMN saved_us INTEGER NOT NULL DEFAULT 0;
+        """
+    )
+
+
+MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (m001_exchanges, m002_cache)
 VERSION = len(MIGRATIONS)
 
 

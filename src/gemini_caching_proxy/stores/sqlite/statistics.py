@@ -66,7 +66,8 @@ class Statistics:
     def _add_exchanges(self, query: Query, group: StatsGroup | None, groups: Groups) -> None:
         for started_ns, facet, *measure in self._exchanges(query):
             tally = self._tally(groups, group, started_ns // SECOND_NS, facet)
-            tally.count(tuple(measure), is_error=self._facets[facet].is_error)  # type: ignore[arg-type]
+            one = self._facets[facet]
+            tally.count(tuple(measure), is_error=one.is_error, is_served=one.is_served)  # type: ignore[arg-type]
 
     def _exchanges(self, query: Query) -> Iterator[tuple[int, ...]]:
         chosen = conditions(query, self._facets.matching(query))
@@ -91,7 +92,10 @@ class Statistics:
 
 
 def _row(key: str, tally: Tally) -> StatsRow:
-    exchanges, errors, input_tokens, cached, output, thoughts, total, priced, nanousd, sent, received = tally.sums
+    exchanges, errors, input_tokens, cached, output, thoughts, total, priced, nanousd, sent, received, *cache = (
+        tally.sums
+    )
+    cache_hits, saved_nanousd, saved_us = cache
     return StatsRow(
         key=key,
         exchanges=exchanges,
@@ -111,4 +115,7 @@ def _row(key: str, tally: Tally) -> StatsRow:
         ttft_us_p50=percentile(tally.ttfts, 0.50),
         ttft_us_p95=percentile(tally.ttfts, 0.95),
         ttft_us_p99=percentile(tally.ttfts, 0.99),
+        cache_hits=cache_hits,
+        saved_nanousd=saved_nanousd,
+        saved_us=saved_us,
     )

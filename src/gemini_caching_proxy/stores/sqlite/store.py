@@ -1,8 +1,8 @@
 """The store as the rest of the program sees it: the contract's methods, each run on a thread that may wait for the
 disk.
 
-One thread writes; a few read, each with a connection of its own. Pruning has its own connection and thread. Opened with
-`read_only`, the store only has the readers.
+One thread writes; a few read, each with a connection of its own. Pruning and eviction have their own connection and
+thread. Opened with `read_only`, the store only has the readers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from uuid import UUID
 import apsw
 
 from gemini_caching_proxy.errors import StoreUnavailable
-from gemini_caching_proxy.exchange import Exchange
+from gemini_caching_proxy.exchange import EntryKind, Exchange
 from gemini_caching_proxy.stores.base import (
     AddResult,
+    CachedAnswer,
+    CacheEntry,
+    CacheStats,
     ChainMatch,
+    EntryPage,
+    EntryQuery,
     ExchangeStore,
     Gap,
     Hit,
@@ -36,6 +41,7 @@ from gemini_caching_proxy.stores.base import (
 )
 
 from .connection import open_writer, store_errors
+from .eviction import Eviction
 from .pruning import Pruning
 from .reader import Reader
 from .writer import Writer
@@ -168,18 +174,50 @@ class SQLiteStore:
     async def size(self) -> StoreSize:
         return await self._read(lambda reader: reader.size())
 
+    async def find_cached(self, keys: Sequence[bytes]) -> CachedAnswer | None:
+        return await self._read(lambda reader: reader.find_cached(keys))
+
+    async def entries(self, query: EntryQuery, *, limit: int = 50, cursor: str | None = None) -> EntryPage:
+        return await self._read(lambda reader: reader.entries(query, limit, cursor))
+
+    async def resolve_entry(self, prefix: str) -> CacheEntry:
+        return await self._read(lambda reader: reader.resolve_entry(prefix))
+
+    async def add_entry(self, exchange_id: UUID, key: bytes, kind: EntryKind) -> bool:
+        return await self._write(lambda writer: writer.add_entry(exchange_id, key, kind))
+
+    async def pin(self, key: bytes, *, pinned: bool) -> None:
+        await self._write(lambda writer: writer.pin(key, pinned=pinned))
+
+    async def evict(self, query: EntryQuery) -> int:
+        return await self._aside(lambda connection: Eviction(connection).run(query))
+
+    async def evict_to(self, answer_bytes: int) -> int:
+        return await self._aside(lambda connection: Eviction(connection).shrink_to(answer_bytes))
+
+    async def cache_stats(self) -> CacheStats:
+        return await self._read(lambda reader: reader.cache_stats())
+
+    async def part_owners(self, digests: Sequence[bytes], *, limit: int = 100) -> tuple[UUID, ...]:
+        return await self._read(lambda reader: reader.part_owners(digests, limit))
+
     async def prune(self, *, older_than_ns: int) -> PruneResult:
+        return await self._aside(lambda connection: Pruning(connection, self._path).run(older_than_ns))
+
+    async def _aside(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Long work that writes, on a thread and a connection of its own."""
         if self._writer is None:
             raise StoreUnavailable(f"The store {self._path} is not open for writing.")
-        with ThreadPoolExecutor(1, thread_name_prefix="store-prune") as thread:
-            return await self._run(thread, lambda: self._prune(older_than_ns))
 
-    def _prune(self, older_than_ns: int) -> PruneResult:
-        connection = open_writer(self._path)
-        try:
-            return Pruning(connection, self._path).run(older_than_ns)
-        finally:
-            connection.close()
+        def with_connection() -> T:
+            connection = open_writer(self._path)
+            try:
+                return work(connection)
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="store-aside") as thread:
+            return await self._run(thread, with_connection)
 
 
 _: type[ExchangeStore] = SQLiteStore

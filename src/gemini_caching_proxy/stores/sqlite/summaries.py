@@ -14,9 +14,9 @@ from .facets import Facets
 
 _ROW = """
     SELECT e.sequence, e.id, e.started_ns, e.facet, e.request_bytes, e.response_bytes, e.chunk_count, e.ttfb_us,
-    e.ttft_us,
-        e.duration_us, e.input_tokens, e.cached_tokens, e.output_tokens, e.thoughts_tokens, e.total_tokens,
-        e.price_nanousd, e.finish_reason, e.conversation, d.target, d.client_address, d.parent, d.said_bytes, d.asked,
+        e.ttft_us, e.duration_us, e.input_tokens, e.cached_tokens, e.output_tokens, e.thoughts_tokens, e.total_tokens,
+        e.price_nanousd, e.saved_nanousd, e.finish_reason, e.conversation, d.target, d.client_address, d.parent,
+        d.said_bytes, d.asked,
         CASE WHEN d.said_bytes > 0 THEN d.response END
     FROM exchanges e JOIN details d ON d.sequence = e.sequence WHERE e.sequence = ?
 """
@@ -43,7 +43,7 @@ def read_summary(connection: apsw.Connection, facets: Facets, codec: Codec, sequ
         asked,
         response,
     ) = fetch_one(connection, _ROW, (sequence,))
-    request_bytes, response_bytes, chunk_count, ttfb, ttft, duration, *tokens, price = measures
+    request_bytes, response_bytes, chunk_count, ttfb, ttft, duration, *tokens, price, saved = measures
     input_tokens, cached_tokens, output_tokens, thoughts_tokens, total_tokens = tokens
     facet = facets[number]
     return Summary(
@@ -78,4 +78,6 @@ def read_summary(connection: apsw.Connection, facets: Facets, codec: Codec, sequ
         conversation=uuid_of(conversation),
         parent=uuid_of(parent),
         preview=codec.unpack_first(response, said).decode() if said else asked,
+        verdict=facet.cache_verdict,
+        saved_nanousd=saved,
     )

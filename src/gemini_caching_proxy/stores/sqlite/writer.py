@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
+from uuid import UUID
 
 import apsw
 from blake3 import blake3
 
-from gemini_caching_proxy.exchange import Exchange
+from gemini_caching_proxy.exchange import EntryKind, Exchange
 from gemini_caching_proxy.stores.base import AddResult, Gap, JournalPosition
 
 from .codec import Codec, pack_numbers
+from .connection import transaction
+from .entries import Entries, add_entry, pin
 from .facets import Facet, Facets, bounded, clean
 from .phrases import indexable
 from .records import dissect, own_text, preview
@@ -33,19 +35,6 @@ def response_mark(response_id: str) -> bytes:
     return blake3(b"response\0" + clean(response_id).encode()).digest(length=16)
 
 
-@contextmanager
-def transaction(connection: apsw.Connection) -> Iterator[None]:
-    """A write transaction that holds the lock from its start, so it never has to fail half-way for want of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
 class Batch:
     """Rows that one batch adds, gathered so that each table is written in one go."""
 
@@ -58,6 +47,7 @@ class Batch:
         self.words: list[tuple[int, str]] = []
         self.marks: list[tuple[bytes, int, int]] = []
         self.rollups = Rollups()
+        self.entries = Entries()
         self.body_bytes = 0
 
     def take_number(self) -> int:
@@ -65,7 +55,7 @@ class Batch:
         return self.next_number - 1
 
     def write(self, connection: apsw.Connection) -> None:
-        connection.executemany(f"INSERT INTO exchanges VALUES ({_marks(18)})", self.exchanges)  # noqa: S608
+        connection.executemany(f"INSERT INTO exchanges VALUES ({_marks(20)})", self.exchanges)  # noqa: S608
         connection.executemany(f"INSERT INTO details VALUES ({_marks(8)})", self.details)  # noqa: S608
         connection.executemany("INSERT INTO uses VALUES (?, ?)", self.uses)
         connection.executemany("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", self.parts)
@@ -75,6 +65,7 @@ class Batch:
         connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", self.words)
         connection.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", self.marks)
         self.rollups.write(connection)
+        self.entries.write(connection)
         connection.execute(
             "UPDATE state SET next_number = ?, exchanges = exchanges + ?, parts = parts + ?,"
             " body_bytes = body_bytes + ?",
@@ -123,6 +114,16 @@ class Writer:
     def forget_journal(self, journal: str) -> None:
         with transaction(self._connection):
             self._connection.execute("DELETE FROM positions WHERE journal = ?", (journal,))
+
+    def add_entry(self, exchange_id: UUID, key: bytes, kind: EntryKind) -> bool:
+        """See `ExchangeStore.add_entry`."""
+        with transaction(self._connection):
+            return add_entry(self._connection, exchange_id, key, kind)
+
+    def pin(self, key: bytes, *, pinned: bool) -> None:
+        """See `ExchangeStore.pin`."""
+        with transaction(self._connection):
+            pin(self._connection, key, pinned=pinned)
 
     def _note(self, positions: Sequence[JournalPosition]) -> None:
         self._connection.executemany(
@@ -182,7 +183,11 @@ class Writer:
         batch.uses.append((sequence, pack_numbers(cut.parts, codec)))
         _add_words(batch, sequence, own_text(exchange))
         _add_marks(batch, sequence, exchange)
-        batch.rollups.count(exchange.started_ns, facet, _measure(exchange), is_error=exchange.is_error)
+        is_served = exchange.cache is not None and exchange.cache.served
+        batch.rollups.count(
+            exchange.started_ns, facet, _measure(exchange), is_error=exchange.is_error, is_served=is_served
+        )
+        batch.entries.gather(exchange, sequence, facet)
         batch.body_bytes += row[4] + row[5]
 
     def _find_part(self, digest: bytes) -> int | None:
@@ -211,6 +216,7 @@ def _add_marks(batch: Batch, sequence: int, exchange: Exchange) -> None:
 
 def _measure(exchange: Exchange) -> Measure:
     usage, timing, response = exchange.usage, exchange.timing, exchange.response
+    use = exchange.cache if exchange.cache is not None and exchange.cache.served else None
     tokens = (None,) * 5 if usage is None else (
         bounded(usage.input_tokens),
         bounded(usage.cached_tokens),
@@ -225,11 +231,13 @@ def _measure(exchange: Exchange) -> Measure:
         0 if response is None else bounded(response.body.size) or 0,
         timing.last_byte_us,
         timing.first_content_us,
+        None if use is None else bounded(use.saved_nanousd),
+        None if use is None else bounded(use.saved_us),
     )
 
 
 def _exchange_row(sequence: int, exchange: Exchange, facet: int) -> tuple[Any, ...]:
-    *tokens, price, request_bytes, response_bytes, duration_us, ttft_us = _measure(exchange)
+    *tokens, price, request_bytes, response_bytes, duration_us, ttft_us, saved_nanousd, saved_us = _measure(exchange)
     return (
         sequence,
         exchange.id.bytes,
@@ -245,4 +253,6 @@ def _exchange_row(sequence: int, exchange: Exchange, facet: int) -> tuple[Any, .
         price,
         None if exchange.finish_reason is None else clean(exchange.finish_reason),
         None if exchange.conversation is None else exchange.conversation.bytes,
+        saved_nanousd,
+        saved_us,
     )
