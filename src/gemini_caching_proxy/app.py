@@ -21,11 +21,18 @@ from typing import Any
 import uvloop
 
 from . import recorder
+from .cache.answers import HotAnswers
+from .cache.index import Index
+from .cache.normalisers import Normalisers
+from .cache.policy import Policy
+from .caching import Caching
 from .call import Surroundings
+from .cassette import CassetteAnswers, read_cassette
 from .credentials import Credentials, UploadOwners
 from .errors import ConfigError, ProxyError
 from .journal import JournalWriter
 from .log import configure_logging, get_logger
+from .lookup import CassetteLookup, Lookup, StoreLookup
 from .providers import providers
 from .reception import Reception
 from .recording import Recording
@@ -37,6 +44,7 @@ from .relay.http1 import REQUEST_KINDS, RESPONSE_KINDS, FieldTable, Limits, Shap
 from .relay.origin import Origin
 from .relay.upstream import Pool
 from .settings import Settings, is_loopback
+from .stores.sqlite import SQLiteStore
 
 SWEEP_SECONDS = 0.25
 ACCOUNT_SECONDS = 1.0
@@ -108,6 +116,7 @@ class Worker:
             keepalive=settings.upstream_keepalive,
         )
         self._tls = listener_tls(settings)
+        self._caching = self._make_caching() if settings.record or settings.cache == "replay" else None
         key = settings.gemini_api_key
         owners = UploadOwners()
         self._reception = Reception(
@@ -124,6 +133,7 @@ class Worker:
                 public_url=settings.public_url.encode() if settings.public_url else None,
                 scheme=b"https" if self._tls else b"http",
                 spawn=self._spawn,
+                caching=self._caching,
                 upload_started=owners.remember,
             ),
             redact_target=redactor.target,
@@ -194,11 +204,37 @@ class Worker:
         if self._recording is not None:
             self._recording.flush()
         await asyncio.sleep(0)
+        if self._caching is not None:
+            await self._caching.lookup.aclose()
 
     def _open_journal(self, name: str) -> JournalWriter:
         settings = self._settings
         return JournalWriter(
             settings.journal_dir, name, max_bytes=settings.journal_max_bytes, sync_ms=settings.journal_sync_ms
+        )
+
+    def _make_caching(self) -> Caching | None:
+        settings, known = self._settings, providers()
+        if settings.cache == "off" and not settings.cache_routes:
+            return None
+        lookup: Lookup
+        if settings.cassette is not None:
+            index = Index.from_settings(settings, known, imported=True)
+            lookup = CassetteLookup(CassetteAnswers(read_cassette(settings.cassette), index.entry))
+        else:
+            lookup = StoreLookup(lambda: SQLiteStore(settings.sqlite_path), patience_s=settings.cache_lookup_ms / 1000)
+        return Caching(
+            policy=Policy.from_settings(settings),
+            normalisers=Normalisers.of(settings.cache_normalisers, settings.cache_patterns),
+            providers=known,
+            lookup=lookup,
+            hot=HotAnswers(settings.cache_memory_bytes),
+            fields=self._pool.fields,
+            upstream=settings.gemini_base_url,
+            shared=settings.cache_namespace == "shared" or settings.cassette is not None,
+            largest=settings.cache_max_body_bytes,
+            data_dir=settings.data_dir,
+            spawn=self._spawn,
         )
 
     def _sweep(self) -> None:

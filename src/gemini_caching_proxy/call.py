@@ -11,9 +11,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from .caching import Caching
 from .capture import Capture, JournalCapture, Unrecorded
 from .credentials import Settlement
 from .providers.base import Route
+from .question import Plan
 from .recording import Recording
 from .redaction import Redactor
 from .relay.http1 import CHUNKED_LINE, Field, Kind, Request, Shape, connection_named, forwarded_fields
@@ -40,6 +42,8 @@ class Surroundings:
     """Of our listener."""
     spawn: Callable[[Coroutine[Any, Any, None]], Any]
     """Runs something that has to wait; the result can be cancelled."""
+    caching: Caching | None
+    """None = no answer is ever taken from the record."""
     upload_started: Callable[[bytes, str | None], None]
     """Told the rewritten upload URL and the fingerprint of who began it."""
 
@@ -48,6 +52,7 @@ class AnswerHead(NamedTuple):
     """A response head, ready for the client and for the record."""
 
     data: bytes
+    """Without the lines that differ from answer to answer, and without the empty line."""
     recorded: list[tuple[bytes, bytes]]
     chunked: bool
     """Whether the body is written in chunks."""
@@ -67,8 +72,10 @@ class Call:
         "_recording",
         "_shape",
         "_tail",
+        "caching",
         "cors",
         "needles",
+        "plan",
         "route",
         "settlement",
         "target",
@@ -95,6 +102,10 @@ class Call:
         self.settlement = settlement
         self.needles = around.redactor.needles(settlement.secrets)
         self.cors = cors
+        self.caching = around.caching
+        self.plan: Plan | None = None
+        if around.caching is not None:
+            self.plan = around.caching.plan(route, shape, settlement, recorded_target)
         self._heads: dict[tuple[int | bytes | None, ...], AnswerHead] = {}
         self._client_base = (around.public_url or b"%b://%b" % (around.scheme, shape.host)) + route.prefix
         self._head, self._tail = self._upstream_head(target)
@@ -121,7 +132,7 @@ class Call:
         """Run something that has to wait; the caller may cancel it."""
         return self._around.spawn(work)
 
-    def capture(self, request: Request, client: str, body: bytes, *, pooled: bool) -> Capture:
+    def capture(self, request: Request, client: str, body: bytes) -> Capture:
         """Begin the record of a request with as much of the body as is there."""
         recording = self._recording
         if recording is None:
@@ -129,7 +140,7 @@ class Call:
         before, after = self._recorded
         length = request.length
         headers = [*before, length.recorded, *after] if length is not None else before
-        return JournalCapture(recording, self, request, self._shape, client, headers, body, pooled=pooled)
+        return JournalCapture(recording, self, request, self._shape, client, headers, body)
 
     def answer_head(self, answer: Answer) -> AnswerHead:
         """The head of an answer, for the client. Equal heads, which come in quick succession, are made once."""
@@ -165,7 +176,6 @@ class Call:
             lines.append(self.cors)
         if not shape.keep_alive and shape.minor_version and answer.status != 101:
             lines.append(b"Connection: close\r\n")
-        lines.append(b"\r\n")
         return AnswerHead(b"".join(lines), [field[3] for field in fields], chunked, ends_by_close)
 
     def _add_special(self, lines: list[bytes], field: Field, answer: Answer) -> None:

@@ -11,8 +11,8 @@ from typing import Protocol
 from uuid_utils import uuid7
 
 from .credentials import Settlement
-from .exchange import FailureKind
-from .journal import Begin, Chunk, End, RequestChunk, ResponseHead, WholeExchange
+from .exchange import FailureKind, Verdict
+from .journal import Begin, Cached, Chunk, End, RequestChunk, ResponseHead, WholeExchange
 from .providers.base import Route
 from .recording import BodyMeter, Finish, Recording
 from .redaction import BodyScrubber, Needles
@@ -20,6 +20,22 @@ from .redaction import BodyScrubber, Needles
 
 class Capture(Protocol):
     """One exchange as it happens. `end` is called exactly once, last."""
+
+    id_bytes: bytes
+    """16 bytes; empty where nothing is recorded."""
+    id_line: bytes
+    """A head line that tells the id; empty where nothing is recorded."""
+
+    @property
+    def redacted(self) -> bool:
+        """Whether a credential was found in what passed of the bodies."""
+        ...
+
+    def cached(
+        self, verdict: Verdict, key: bytes | None, source: bytes | None, source_us: int | None, detail: str
+    ) -> None:
+        """What the cache said; once at most, before the answer."""
+        ...
 
     def request_data(self, data: bytes) -> None: ...
 
@@ -54,6 +70,14 @@ class Unrecorded:
     """The capture of a proxy that does not record."""
 
     __slots__ = ()
+    id_bytes = b""
+    id_line = b""
+    redacted = False
+
+    def cached(
+        self, verdict: Verdict, key: bytes | None, source: bytes | None, source_us: int | None, detail: str
+    ) -> None:
+        pass
 
     def request_data(self, data: bytes) -> None:
         pass
@@ -132,8 +156,9 @@ class JournalCapture:
 
     # fmt: off
     __slots__ = (
-        "_begun", "_body", "_call", "_client", "_coded", "_coding", "_connected_us", "_ended", "_head_ns", "_headers",
-        "_id", "_recording", "_request", "_request_done_us", "_response", "_shape", "_started_ns", "_tunnel",
+        "_begun", "_body", "_cached", "_call", "_client", "_coded", "_coding", "_connected_us", "_ended", "_head_ns",
+        "_headers", "_recording", "_request", "_request_done_us", "_response", "_shape", "_started_ns", "_tunnel",
+        "id_bytes", "id_line",
     )
     # fmt: on
 
@@ -146,13 +171,8 @@ class JournalCapture:
         client: str,
         headers: list[tuple[bytes, bytes]],
         body: bytes,
-        *,
-        pooled: bool,
     ) -> None:
-        """Begin: the head is read, and `body` came with it (all of the body if the request is complete).
-
-        `pooled`: an upstream connection is at hand already.
-        """
+        """Begin: the head is read, and `body` came with it (all of the body if the request is complete)."""
         self._recording = recording
         self._call = call
         self._shape = shape
@@ -167,8 +187,11 @@ class JournalCapture:
         self._begun = self._ended = False
         now_us = (monotonic_ns() - request.head_ns) // 1000
         self._started_ns = time_ns() - now_us * 1000
-        self._id = uuid7().bytes
-        self._connected_us = now_us if pooled else None
+        identity = uuid7()
+        self.id_bytes = identity.bytes
+        self.id_line = b"X-Exchange-Id: %b\r\n" % str(identity).encode()
+        self._cached: Cached | None = None
+        self._connected_us: int | None = None
         self._request_done_us = now_us if request.complete else None
         if not request.complete or len(body) > recording.quick_bytes or call.needles.search(body):
             self._request = meter = BodyMeter(
@@ -192,7 +215,7 @@ class JournalCapture:
         call, shape, meter = self._call, self._shape, self._request
         route, settlement = call.route, call.settlement
         return Begin(
-            self._id,
+            self.id_bytes,
             self._started_ns,
             self._client,
             shape.method_text,
@@ -210,6 +233,20 @@ class JournalCapture:
             self._request_done_us,
             meter is not None and meter.redacted,
         )
+
+    @property
+    def redacted(self) -> bool:
+        return any(meter is not None and meter.redacted for meter in (self._request, self._response))
+
+    def cached(
+        self, verdict: Verdict, key: bytes | None, source: bytes | None, source_us: int | None, detail: str
+    ) -> None:
+        self._cached = Cached(self.id_bytes, self._now_us(), verdict.value, key, source, source_us, detail)
+
+    def _append_cached(self) -> None:
+        cached, self._cached = self._cached, None
+        if cached is not None:
+            self._recording.append(cached)
 
     def request_data(self, data: bytes) -> None:
         assert self._request is not None
@@ -230,6 +267,7 @@ class JournalCapture:
 
     def response_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         self.begin()
+        self._append_cached()
         recording = self._recording
         limit, head = (
             (0, 0)
@@ -240,7 +278,7 @@ class JournalCapture:
         if status >= 400 and self._call.settlement.secrets:
             self._coded: list[Chunk] = []
             self._coding = next((value for name, value in headers if name.lower() == b"content-encoding"), b"")
-        recording.append(ResponseHead(self._id, self._now_us(), status, reason, headers))
+        recording.append(ResponseHead(self.id_bytes, self._now_us(), status, reason, headers))
 
     def _response_data(self, data: bytes) -> None:
         meter = self._response
@@ -248,7 +286,7 @@ class JournalCapture:
         kept = meter.take(data)
         if not kept:
             return
-        chunk = Chunk(self._id, self._now_us(), kept, meter.redacted)
+        chunk = Chunk(self.id_bytes, self._now_us(), kept, meter.redacted)
         if self._coding:
             self._coded.append(chunk)
         else:
@@ -282,7 +320,16 @@ class JournalCapture:
         self._ended = True
         at = (monotonic_ns() - self._head_ns) // 1000
         recording.append(
-            WholeExchange(self._first_record(), self._connected_us, at, answer.status, answer.reason, headers, data),
+            WholeExchange(
+                self._first_record(),
+                self._connected_us,
+                at,
+                answer.status,
+                answer.reason,
+                headers,
+                data,
+                self._cached,
+            ),
             len(self._body) + len(data) + 768,
         )
         return True
@@ -300,6 +347,7 @@ class JournalCapture:
         if self._ended:
             return
         self.begin()
+        self._append_cached()
         self._ended = True
         request, response = self._request, self._response
         if self._request_done_us is None and request is not None:
@@ -309,13 +357,13 @@ class JournalCapture:
         if response is not None:
             rest = response.rest()
             if rest:
-                self._recording.append(Chunk(self._id, self._now_us(), rest, response.redacted))
+                self._recording.append(Chunk(self.id_bytes, self._now_us(), rest, response.redacted))
             if self._coding:
                 self._release_coded(response)
         redactor = self._recording.redactor
         self._recording.append(
             End(
-                self._id,
+                self.id_bytes,
                 self._now_us(),
                 self._connected_us,
                 self._request_done_us,
@@ -346,7 +394,9 @@ class JournalCapture:
 
     def _record_request(self, kept: bytes) -> None:
         assert self._request is not None
-        self._recording.append(RequestChunk(self._id, self._now_us(), kept, self._request.redacted), len(kept) + 64)
+        self._recording.append(
+            RequestChunk(self.id_bytes, self._now_us(), kept, self._request.redacted), len(kept) + 64
+        )
 
     def _now_us(self) -> int:
         return (monotonic_ns() - self._head_ns) // 1000

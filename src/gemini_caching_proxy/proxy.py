@@ -1,7 +1,8 @@
-"""The path of one request: gate, route, credential, upstream, and back; with a capture in the stream.
+"""The path of one request: gate, route, credential, record or upstream, and back; with a capture in the stream.
 
 A `Passage` is a small state machine that both connections call. It ends exactly once: by `_finish` (a whole answer),
-`_end` (none, or half of one) or `client_gone`. What the client sees and what is recorded is decided here.
+`fail` (none, or half of one) or `client_gone`. What the client sees and what is recorded is decided here; where the
+answer comes from is found out in inquiry.py.
 """
 
 from __future__ import annotations
@@ -9,20 +10,19 @@ from __future__ import annotations
 from typing import Literal
 
 from .call import AnswerHead, Call, interim_head
-from .capture import Capture
 from .errors import RequestRejected, UpstreamError, WireError
 from .exchange import FailureKind
+from .inquiry import Inquiry
 from .relay.downstream import ClientConnection
 from .relay.http1 import LAST_CHUNK, Request, Shape, error_message, framed, trailer_section
-from .relay.outbound import Outbound
 from .relay.tunnel import Tunnel
 from .relay.upstream import Answer, Pool
 
 
-class Passage(Outbound):
+class Passage(Inquiry):
     """One request on its way through."""
 
-    __slots__ = ("_call", "_capture", "_client", "_done", "_head", "_passages", "_policy", "_tunnel")
+    __slots__ = ("_done", "_head", "_passages", "_policy", "_tunnel")
 
     def __init__(
         self,
@@ -35,12 +35,9 @@ class Passage(Outbound):
         policy: Literal["cancel", "drain"],
     ) -> None:
         """`passages` holds all that are running; `policy` is for clients that leave."""
-        super().__init__(request, shape, pool)
-        self._client: ClientConnection | None = client
-        self._call = call
+        super().__init__(client, request, shape, call, pool)
         self._passages = passages
         self._policy = policy
-        self._capture: Capture | None = None
         self._tunnel: Tunnel | None = None
         self._head: AnswerHead | None = None
         self._done = False
@@ -58,53 +55,50 @@ class Passage(Outbound):
         if capture is None:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             peer = self._client.peer if self._client is not None else ""
-            upstream = self._pool.get()
-            self._capture = self._call.capture(request, peer, body, pooled=upstream is not None)
-            self.dispatch(upstream, pieces, self._call.spawn)
+            self._capture = self._call.capture(request, peer, body)
+            self.inquire(pieces)
             return
         for piece in pieces:
             capture.request_data(piece)
         if request.complete:
             capture.request_done()
-        self.forward(pieces)
-
-    def client_paused(self, paused: bool) -> None:
-        if self._upstream is not None:
-            self._upstream.pause_reading(paused)
+        self.continue_body(pieces)
 
     def client_broke(self, error: RequestRejected) -> None:
-        self.drop_upstream()
-        self._end(error, FailureKind.REQUEST_INCOMPLETE)
+        self.stop_inquiry()
+        self.fail(error, FailureKind.REQUEST_INCOMPLETE)
 
     def client_gone(self) -> None:
-        self._client = None
-        if self._done:
+        self._client, self.paused = None, False
+        if self._done or (self._flight is not None and self._flight.leave(self)):
             return
-        if self._policy == "drain" and self._request.complete and not self._shape.websocket:
-            self.client_paused(False)
+        if self._policy == "drain" and self._request.complete and self.calling and not self._shape.websocket:
+            self.pause_upstream(False)
             return
-        self.drop_upstream()
+        self.stop_inquiry()
         self._record_end(FailureKind.CLIENT_GONE, "The client left before it had the whole answer.")
 
     # What the upstream connection calls
 
     def upstream_data(self, answer: Answer) -> None:
-        capture = self._capture
+        capture, flight = self._capture, self._flight
         assert capture is not None
         pieces, answer.pieces = answer.pieces, []
         first = self._head is None
         head = self._head = self._head or self._call.answer_head(answer)
         recorded = head.recorded if first else None
-        out = [head.data] if first else []
+        out = [head.data, self.own_lines(answer.status), b"\r\n"] if first else []
         out += framed(pieces) if head.chunked else pieces
         if answer.complete:
-            capture.answer(answer, pieces, recorded)
+            capture.answer(answer, [b"".join(pieces)] if self.at_once else pieces, recorded)
             self._finish(answer, head, out)
-            return
-        if self._client is not None and out:
-            self._client.write(b"".join(out))
-        # After they went on: recording delays no chunk.
-        capture.answer(answer, pieces, recorded)
+        else:
+            if self._client is not None and out:
+                self._client.write(b"".join(out))
+            # After they went on: recording delays no chunk.
+            capture.answer(answer, pieces, recorded)
+        if flight is not None:
+            flight.came(self, answer, pieces)
 
     def upstream_interim(self, answer: Answer) -> None:
         if answer.status != 100 and self._client is not None and self._shape.minor_version:
@@ -119,15 +113,17 @@ class Passage(Outbound):
         self._head = head = self._call.answer_head(answer)
         capture.response_head(101, answer.reason, head.recorded, None)
         early, self._request.pieces = self._request.pieces, []
-        client.write(head.data + rest)
+        client.write(head.data + self.own_lines(101) + b"\r\n" + rest)
         self._tunnel = Tunnel(client.detach(), upstream.detach(), self._tunnel_closed)
         self._tunnel.upstream.received += len(rest)
         for piece in early:
             self._tunnel.client.data_received(piece)
 
     def upstream_failed(self, error: UpstreamError) -> None:
-        self._upstream = None
-        self._end(error, error.kind)
+        self._upstream, flight = None, self._flight
+        self.fail(error, error.kind)
+        if flight is not None:
+            flight.failed(self, error)
 
     def hold_client(self, paused: bool) -> None:
         if self._client is not None:
@@ -144,7 +140,7 @@ class Passage(Outbound):
 
     def interrupt(self) -> None:
         """The worker stops: end now, and say so in the record."""
-        self.drop_upstream()
+        self.stop_inquiry()
         client, self._client = self._client, None
         if self._tunnel is not None:
             self._count(self._tunnel.client.received, self._tunnel.upstream.received)
@@ -168,7 +164,7 @@ class Passage(Outbound):
         if client is not None:
             capture.commit(client.finish, b"".join(out), head.ends_by_close)
 
-    def _end(self, error: WireError, kind: FailureKind) -> None:
+    def fail(self, error: WireError, kind: FailureKind) -> None:
         """No whole answer: an error where nothing was sent yet, a visible break where something was."""
         if self._done:
             return
@@ -178,10 +174,10 @@ class Passage(Outbound):
             if client is not None:
                 client.cut(hard=self._head is not None and self._head.ends_by_close)
             return
-        message = error_message(error, extra=self._call.cors, close=True, head_only=self._shape.method == b"HEAD")
-        capture = self._capture
-        self._record_end(kind, str(error), error.status)
+        capture, extra = self._capture, self._call.cors + self.own_lines(error.status)
         assert capture is not None
+        message = error_message(error, extra=extra, close=True, head_only=self._shape.method == b"HEAD")
+        self._record_end(kind, str(error), error.status)
         capture.commit(client.finish, message, True)
 
     def _record_end(self, kind: FailureKind | None, detail: str, served_status: int | None = None) -> None:
