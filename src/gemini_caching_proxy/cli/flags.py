@@ -110,7 +110,8 @@ def help_text(name: str, field: FieldInfo) -> str:
     """What a setting does, its default and its variable."""
     default = default_text(name, field)
     facts = "; ".join(filter(None, (f"default {default}" if default else "", variable_of(name))))
-    return f"{field.description or ''}{_CAUTIONS.get(name, '')} ({facts})"
+    description = " ".join((field.description or "").split())
+    return f"{description}{_CAUTIONS.get(name, '')} ({facts})"
 
 
 def _parameter(name: str, field: FieldInfo, section: str) -> inspect.Parameter:
