@@ -22,20 +22,11 @@ Table = Mapping[str, tuple[str, Rule | None, bool]]
 _GONE: Final = object()
 _DIGITS = re.compile(r"-?(?:0|[1-9]\d{0,18})")
 _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
-_SNAKE = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+")
 
 
 def snake(name: str) -> str:
     """`thinkingBudget` -> `thinking_budget`."""
     return _CAPITAL.sub(r"_\1", name).lower()
-
-
-def camel(name: str) -> str:
-    """`thinking_budget` -> `thinkingBudget`; what is not plain snake case stays."""
-    if "_" not in name or _SNAKE.fullmatch(name) is None:
-        return name
-    head, *rest = name.split("_")
-    return head + "".join(word.capitalize() for word in rest)
 
 
 def read_message(value: Any, table: Table) -> Any:
@@ -50,7 +41,7 @@ def read_message(value: Any, table: Table) -> Any:
     for key, item in value.items():
         known = table.get(key)
         if known is None:
-            name = camel(key)
+            name = key
         else:
             name, rule, nullable = known
             if item is None and not nullable:

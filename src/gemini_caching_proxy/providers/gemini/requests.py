@@ -27,7 +27,7 @@ NATIVE_TABLES: Final[dict[str, Table]] = {
     "embed_content": EMBEDDING,
     "batch_embed_contents": BATCH_EMBEDDING,
 }
-_TRACKING: Final = ("userPromptId", "sessionId")
+_TRACKING: Final = ("userPromptId", "sessionId", "session_id")
 """Ids by which Code Assist's client counts its calls."""
 _OWN_TOOLS: Final = frozenset(("functionDeclarations",))
 _A_FILE: Final = "a file"

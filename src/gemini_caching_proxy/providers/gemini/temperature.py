@@ -26,4 +26,4 @@ def may_be_zero(body: bytes) -> bool:
         if _MAY_BE_ZERO.match(body, at) is not None:
             return True
         at = body.find(_KEY, at)
-    return any(escape in body for escape in _ESCAPED_LETTERS)
+    return b"\\u00" in body and any(escape in body for escape in _ESCAPED_LETTERS)
