@@ -19,7 +19,7 @@ from .cache.changes import last_change_ns
 from .cache.directives import read_directives
 from .cache.key import SHARED
 from .cache.normalisers import Normalisers
-from .cache.policy import Policy
+from .cache.policy import NEVER, Policy, asks_plainly
 from .coalescing import Flight, Member
 from .content_coding import uncoded
 from .credentials import Settlement
@@ -30,8 +30,6 @@ from .providers.base import Provider, Route
 from .question import Plan, Question
 from .relay.http1 import Field, FieldTable, Kind, Shape
 from .relay.upstream import Answer
-
-NEVER = "the operation is never cached"
 
 
 class Caching:
@@ -79,10 +77,12 @@ class Caching:
         """
         provider = self._providers[route.provider]
         headers = [field.recorded for field in shape.fields]
-        directives = read_directives(headers)
+        directives = read_directives((field.recorded[0], field.value) for field in shape.fields)
         kind = provider.cache_kind(route.operation)
         mode = self.policy.mode_for(route.operation, route.model, directives.mode)
         turned_away = None
+        if not asks_plainly(shape.method_text, (name for name, _ in headers)):
+            kind = None
         if kind is None or shape.websocket:
             turned_away = annotation.bypass(NEVER)
         elif mode == "off":

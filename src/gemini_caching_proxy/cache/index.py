@@ -16,7 +16,7 @@ from gemini_caching_proxy.settings import Settings
 from .directives import forbids_storing
 from .key import SHARED, cache_key
 from .normalisers import Normalisers
-from .policy import Policy
+from .policy import NEVER, Policy, asks_plainly
 
 _UNREAD = Endings(complete=False)
 
@@ -67,8 +67,9 @@ class Index:
         """What the exchange's request asks for, or why that cannot be cached."""
         provider = self._providers.get(exchange.provider)
         body = exchange.request_body
-        if provider is None or provider.cache_kind(exchange.operation) is None:
-            return "the operation is never cached"
+        plainly = asks_plainly(exchange.method, (name for name, _ in exchange.request_headers))
+        if provider is None or provider.cache_kind(exchange.operation) is None or not plainly:
+            return NEVER
         if not body.complete:
             return "the request is not recorded as a whole"
         if body.redacted:

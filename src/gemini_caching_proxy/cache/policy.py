@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, cast, get_args
 
 from gemini_caching_proxy.errors import ConfigError
@@ -20,6 +20,7 @@ KIND_TTL_S: Final[Mapping[str, float]] = {
     "generation": 7 * DAY,
 }
 NOT_ZERO: Final = "temperature is not 0"
+NEVER: Final = "the operation is never cached"
 _UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
@@ -44,7 +45,7 @@ class Policy:
 
     mode: CacheMode = "safe"
     routes: tuple[RouteMode, ...] = ()
-    ttls: Mapping[str, float] = KIND_TTL_S
+    ttls: Mapping[str, float] = field(default_factory=lambda: dict(KIND_TTL_S))
     """Seconds, by operation or by kind."""
     dependent: bool = False
     finish_reasons: frozenset[str] = frozenset({"STOP", "MAX_TOKENS"})
@@ -118,6 +119,11 @@ class Policy:
         if max_age_s is not None and age_s > max_age_s:
             return Verdict.STALE
         return Verdict.HIT if mode == "replay" or pinned or age_s < ttl_s else Verdict.STALE
+
+
+def asks_plainly(method: str, header_names: Iterable[bytes]) -> bool:
+    """Whether a request is what its method says, and may be answered with a body."""
+    return method in ("GET", "POST") and all(name.lower() != b"x-http-method-override" for name in header_names)
 
 
 def _matches(pattern: str, value: str) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from rich.text import Text
 
+from gemini_caching_proxy.exchange import Verdict
 from gemini_caching_proxy.stores.base import Summary
 
 from .figures import NONE, clock_text, cost_text, count_text, duration_text, local_time
@@ -86,6 +87,13 @@ def _times(summary: Summary) -> Text:
     return Text(f"{duration_text(summary.ttft_us)}/{whole}")
 
 
+def _cost(summary: Summary) -> Text:
+    """What was paid, or that nothing was because the cache answered."""
+    if summary.verdict in (Verdict.HIT, Verdict.COLLAPSED):
+        return Text(summary.verdict.value, "green")
+    return Text(cost_text(summary.price_nanousd))
+
+
 def _model(summary: Summary) -> Text:
     return Text(one_line(summary.model or summary.model_version or NONE), "" if summary.model else "dim")
 
@@ -105,7 +113,7 @@ COLUMNS = (
     Column("took", 6, 0, lambda one, now: Text(duration_text(one.duration_us)), right=True, most_terminal=99),
     Column("first/all", 12, 100, lambda one, now: _times(one), right=True),
     Column("tokens", 11, 90, lambda one, now: _tokens(one), right=True),
-    Column("cost", 8, 118, lambda one, now: Text(cost_text(one.price_nanousd)), right=True),
+    Column("cost", 8, 118, lambda one, now: _cost(one), right=True),
 )
 
 

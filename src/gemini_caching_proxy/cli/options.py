@@ -17,7 +17,7 @@ from uuid import UUID
 import typer
 
 from gemini_caching_proxy.errors import ConfigError
-from gemini_caching_proxy.exchange import FailureKind
+from gemini_caching_proxy.exchange import FailureKind, Verdict
 from gemini_caching_proxy.settings import Settings, load_settings
 from gemini_caching_proxy.stores.base import ExchangeStore, Query
 
@@ -159,6 +159,7 @@ def _make_filters(values: Mapping[str, Any]) -> Filters:
         until_ns=_read_moment("--until", values["until"]),
         contains=values["contains"],
         client=values["client"],
+        verdict=values["verdict"],
     )
     return Filters(query, values["conversation"])
 
@@ -231,6 +232,14 @@ FILTERS = Bundle(
             panel=FILTER_PANEL,
         ),
         option("client", str, "Start of the client's user agent.", "--client", metavar="AGENT", panel=FILTER_PANEL),
+        option(
+            "verdict",
+            Verdict,
+            "What the cache said: hit, collapsed, miss, stale or bypass.",
+            "--verdict",
+            metavar="VERDICT",
+            panel=FILTER_PANEL,
+        ),
     ),
     _make_filters,
 )

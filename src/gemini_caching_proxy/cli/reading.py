@@ -117,6 +117,8 @@ STATS_COLUMNS = (
         lambda row: count_text(row.exchanges - row.priced) if row.exchanges > row.priced else "",
         least_terminal=90,
     ),
+    TableColumn("hits", 6, lambda row: count_text(row.cache_hits) if row.cache_hits else "", least_terminal=100),
+    TableColumn("saved", 8, lambda row: cost_text(row.saved_nanousd) if row.cache_hits else "", least_terminal=110),
     TableColumn("p50", 6, lambda row: duration_text(row.duration_us_p50)),
     TableColumn("p95", 6, lambda row: duration_text(row.duration_us_p95)),
     TableColumn("p99", 6, lambda row: duration_text(row.duration_us_p99)),

@@ -9,7 +9,7 @@ from base64 import b64encode
 from typing import Any
 
 from gemini_caching_proxy.cache.key import key_text
-from gemini_caching_proxy.exchange import Body, Exchange, Failure, Headers, Price, Response, Timing, Usage
+from gemini_caching_proxy.exchange import Body, CacheUse, Exchange, Failure, Headers, Price, Response, Timing, Usage
 from gemini_caching_proxy.stores.base import CacheEntry, CacheStats, Hit, StatsRow, Summary
 
 from .figures import iso_text
@@ -49,6 +49,8 @@ def summary_record(summary: Summary) -> dict[str, Any]:
         "conversation": str(summary.conversation) if summary.conversation else None,
         "parent": str(summary.parent) if summary.parent else None,
         "preview": summary.preview,
+        "verdict": summary.verdict.value if summary.verdict else None,
+        "saved_nanousd": summary.saved_nanousd,
     }
 
 
@@ -80,6 +82,9 @@ def stats_record(row: StatsRow, group: str | None) -> dict[str, Any]:
         "ttft_us_p50": row.ttft_us_p50,
         "ttft_us_p95": row.ttft_us_p95,
         "ttft_us_p99": row.ttft_us_p99,
+        "cache_hits": row.cache_hits,
+        "saved_nanousd": row.saved_nanousd,
+        "saved_us": row.saved_us,
     }
 
 
@@ -151,6 +156,22 @@ def exchange_record(exchange: Exchange) -> dict[str, Any]:
         "tunnel_bytes_up": exchange.tunnel_bytes_up,
         "tunnel_bytes_down": exchange.tunnel_bytes_down,
         "decode_error": exchange.decode_error,
+        "cache": _cache_use(exchange.cache),
+        "entry_key": None if exchange.entry_key is None else key_text(exchange.entry_key),
+        "entry_kind": exchange.entry_kind,
+    }
+
+
+def _cache_use(use: CacheUse | None) -> dict[str, Any] | None:
+    if use is None:
+        return None
+    return {
+        "verdict": use.verdict.value,
+        "key": None if use.key is None else key_text(use.key),
+        "source": str(use.source) if use.source else None,
+        "detail": use.detail,
+        "saved_nanousd": use.saved_nanousd,
+        "saved_us": use.saved_us,
     }
 
 

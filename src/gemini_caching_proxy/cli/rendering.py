@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gemini_caching_proxy.exchange import Body, Exchange, Headers, Usage
+from gemini_caching_proxy.exchange import Body, CacheUse, Exchange, Headers, Usage
 from gemini_caching_proxy.providers.base import Block, Rendering, Turn
 
 from .figures import bytes_text, cost_text, count_text, duration_text, local_time
@@ -54,6 +54,7 @@ def _facts(exchange: Exchange) -> Iterable[tuple[str, Text]]:
     if exchange.tunnel_bytes_up is not None or exchange.tunnel_bytes_down is not None:
         up, down = bytes_text(exchange.tunnel_bytes_up), bytes_text(exchange.tunnel_bytes_down)
         yield "tunnel", _fact(f"{up} up, {down} down; messages are not decoded")
+    yield "cache", _fact(_cache_use(exchange.cache))
     yield "unread", _fact(exchange.decode_error or "", "yellow")
 
 
@@ -101,6 +102,16 @@ def _times(exchange: Exchange) -> str:
         ("first content", timing.first_content_us),
     )
     return ", ".join(f"{duration_text(value)} {name}" for name, value in named if value is not None)
+
+
+def _cache_use(use: CacheUse | None) -> str:
+    if use is None:
+        return ""
+    if not use.served:
+        return ", ".join(filter(None, (use.verdict.value, use.detail)))
+    saved = f", saved {cost_text(use.saved_nanousd)}" if use.saved_nanousd is not None else ""
+    waiting = f", {duration_text(use.saved_us)} of waiting" if use.saved_us is not None else ""
+    return f"{use.verdict.value}: the answer of exchange {use.source}{saved}{waiting}"
 
 
 def _tokens(usage: Usage | None, exchange: Exchange) -> str:

@@ -19,7 +19,8 @@ from .http1 import Shape
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 EXPOSED_HEADERS = (
     b"x-goog-upload-url, x-goog-upload-status, x-goog-upload-control-url, x-goog-upload-chunk-granularity, "
-    b"x-goog-upload-size-received, server-timing, x-gemini-service-tier, retry-after, proxy-status"
+    b"x-goog-upload-size-received, server-timing, x-gemini-service-tier, retry-after, proxy-status, "
+    b"age, cache-status, x-exchange-id, x-source-exchange-id"
 )
 _MOST_REMEMBERED = 1024
 # `urlsplit` forgives more than a Host may hold.

@@ -106,8 +106,10 @@ class Answers:
     def page(self, query: EntryQuery, limit: int, cursor: str | None) -> EntryPage:
         """See `ExchangeStore.entries`."""
         before = _parse_cursor(cursor)
+        if query.stored_before_ns is not None:
+            before = min(before, (query.stored_before_ns, b""))
         chosen = entry_conditions(query, self._facets.matching_entries(query))
-        # The keys of a page first: they come from the index by time alone, facets included, where nothing else chooses.
+        # The keys of a page first: the index by time holds all that most choices ask for, so only its pages are read.
         found = fetch_all(
             self._connection,
             f"SELECT n.stored_ns, n.key FROM entries n WHERE {chosen.sql} AND (n.stored_ns, n.key) < (?, ?)"  # noqa: S608
@@ -195,7 +197,8 @@ def _parse_cursor(cursor: str | None) -> tuple[int, bytes]:
 
 def entry_conditions(query: EntryQuery, facets: Sequence[int] | None) -> Filter:
     """All of a choice as SQL conditions over `entries n`; `facets` are those that its other fields allow."""
-    found: list[tuple[str, Value]] = []
+    found: list[tuple[str, int | bytes | str]] = []
+    fixed = [] if query.pinned is None else ["n.pinned" if query.pinned else "NOT n.pinned"]
     if query.key is not None:
         found.append(("n.key = ?", query.key))
     if query.exchange is not None:
@@ -206,13 +209,11 @@ def entry_conditions(query: EntryQuery, facets: Sequence[int] | None) -> Filter:
         )
     if query.kind is not None:
         found.append(("n.kind = ?", query.kind))
-    if query.pinned is not None:
-        found.append(("n.pinned = ?", int(query.pinned)))
     if query.stored_before_ns is not None:
-        found.append(("n.stored_ns < ?", query.stored_before_ns))
+        found.append(("+n.stored_ns < ?", query.stored_before_ns))
     if query.larger_than is not None:
         found.append(("n.size > ?", query.larger_than))
     if facets is not None:
         found.append(("+n.facet IN (SELECT value FROM json_each(?))", msgspec.json.encode(facets).decode()))
-    sql = " AND ".join(condition for condition, _ in found)
-    return Filter(sql or "1", tuple(value for _, value in found if value is not None))
+    sql = " AND ".join([*(condition for condition, _ in found), *fixed])
+    return Filter(sql or "1", tuple(value for _, value in found))

@@ -158,7 +158,8 @@ def m002_cache(connection: apsw.Connection) -> None:
             saved_us INTEGER NOT NULL
         ) WITHOUT ROWID;
         CREATE INDEX entries_by_exchange ON entries (sequence);
-        CREATE INDEX entries_by_time ON entries (stored_ns, key, facet);
+        CREATE INDEX entries_by_time ON entries (stored_ns, key, facet, kind, size);
+        CREATE INDEX entries_pinned ON entries (stored_ns, key) WHERE pinned;
 
         CREATE TABLE entry_sums (
             one INTEGER PRIMARY KEY CHECK (one = 1),
