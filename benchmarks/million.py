@@ -21,6 +21,9 @@ SCRIPT = ROOT / "tests" / "stores" / "million.py"
 FULL_ROWS = 1_000_000
 FILL_SECONDS = 3600
 TIMED = re.compile(r"^(?P<name>.+?)\s+first\s+(?P<first>[\d.]+) ms\s+then\s+(?P<then>[\d.]+) ms")
+LOOKED_UP = re.compile(
+    r"^cache lookup (?P<name>\w+)\s+p50\s+(?P<p50>[\d.]+) ms\s+p99\s+(?P<p99>[\d.]+) ms", re.MULTILINE
+)
 FILLED = re.compile(r"^filled [\d,]+ in \d+ s of add: (?P<rate>[\d,]+) exchanges/s")
 COMMANDS = {
     "list": ["list"],
@@ -48,13 +51,15 @@ def run(lab: Laboratory, *, rows: int, folder: Path | None, say: Callable[[str],
         raise AbsentError("filling did not end within an hour") from None
     finally:
         lab.fleet.stop(process, gently=False)
-    questions, filled = read(log.read_text())
+    printed = log.read_text()
+    questions, filled = read(printed)
     worst = {kind: worst_of(questions, kind) for kind in ("list", "stats", "search")}
     return {
         "rows": rows,
         "filled_per_s": filled,
         "store_bytes": program.store_bytes(folder),
         **{f"worst_{kind}_ms": value for kind, value in worst.items()},
+        **lookups(printed),
         **{f"command_{name}_ms": value for name, value in by_command(lab, folder).items()},
         "questions": questions,
     }
@@ -70,6 +75,15 @@ def read(output: str) -> tuple[dict[str, dict[str, float]], float | None]:
         elif found := FILLED.match(line):
             filled = float(found["rate"].replace(",", ""))
     return questions, filled
+
+
+def lookups(output: str) -> dict[str, float]:
+    """Times of single lookups by cache key in a store that only reads: of keys that are there, and of others."""
+    times: dict[str, float] = {}
+    for found in LOOKED_UP.finditer(output):
+        name = "cache_lookup" if found["name"] == "present" else f"cache_lookup_{found['name']}"
+        times |= {f"{name}_p50_ms": float(found["p50"]), f"{name}_p99_ms": float(found["p99"])}
+    return times
 
 
 def worst_of(questions: dict[str, dict[str, float]], kind: str) -> float | None:

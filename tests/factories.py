@@ -11,7 +11,19 @@ from uuid import UUID
 
 from blake3 import blake3
 
-from gemini_caching_proxy.exchange import Body, Chunk, Exchange, Headers, Piece, Price, Response, Timing, Usage
+from gemini_caching_proxy.exchange import (
+    Body,
+    CacheUse,
+    Chunk,
+    Exchange,
+    Headers,
+    Piece,
+    Price,
+    Response,
+    Timing,
+    Usage,
+    Verdict,
+)
 
 NOW_NS = 1_767_225_600_000_000_000
 """2026-01-01 00:00 UTC."""
@@ -154,6 +166,24 @@ def exchange(
         "chain": chain_of(contents) if pieces else (),
     }
     return Exchange(**{**defaults, **over})
+
+
+def recorded(key: bytes = b"k" * 16, **over: Any) -> Exchange:
+    """An exchange whose answer can be served again under this key."""
+    return exchange(**{"entry_key": key, "entry_kind": "answer", **over})
+
+
+def served(source: Exchange, **over: Any) -> Exchange:
+    """An exchange that was answered with the answer of another one; `use` sets fields of its CacheUse."""
+    use = {"verdict": Verdict.HIT, "key": source.entry_key, "source": source.id, **over.pop("use", {})}
+    defaults: dict[str, Any] = {
+        "outcome": source.outcome,
+        "response_text": source.response_text[:200],
+        "usage": None,
+        "price": None,
+        "cache": CacheUse(**use),
+    }
+    return exchange(**{**defaults, **over})
 
 
 class Prose:

@@ -12,10 +12,10 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -27,14 +27,25 @@ from factories import (
     Prose,
     chain_of,
     content,
+    digest,
     exchange,
     exchange_id,
     request_pieces,
     response,
     sse,
 )
-from gemini_caching_proxy.exchange import Exchange, Failure, FailureKind, Price, Timing, Usage
-from gemini_caching_proxy.stores.base import JournalPosition, Page, Query
+from gemini_caching_proxy.exchange import (
+    CacheUse,
+    Exchange,
+    Failure,
+    FailureKind,
+    Price,
+    Response,
+    Timing,
+    Usage,
+    Verdict,
+)
+from gemini_caching_proxy.stores.base import EntryPage, EntryQuery, JournalPosition, Page, Query
 from gemini_caching_proxy.stores.sqlite import SQLiteStore
 
 SPAN_NS = 30 * DAY_NS
@@ -47,6 +58,17 @@ CLIENTS = ["google-genai-sdk/1.55.0 gl-python/3.11.9"] * 3 + [
 CREDENTIALS = [f"fp:k1:{number:016x}" for number in range(4)]
 STATUSES = [200] * 24 + [429, 429, 500, 400]
 BATCH = 64
+LOOKUPS = 5000
+FAILURE_EVERY = 200
+"""Exchanges; one that failed has no entry."""
+
+
+T = TypeVar("T")
+
+
+def key_of(number: int) -> bytes:
+    """Cache key of the exchange with this number."""
+    return digest(b"key %d" % number)
 
 
 class Traffic:
@@ -74,7 +96,7 @@ class Traffic:
         status = rng.choice(STATUSES)
         answer = prose.text(400) if status == 200 else ""
         outcome: Any = response(sse(answer, events=4) if answer else [b'{"error": {}}'], status=status)
-        if number % 200 == 0:
+        if number % FAILURE_EVERY == 0:
             outcome = Failure(rng.choice(list(FailureKind)), "gone", None, outcome if number % 400 else None)
         pieces = request_pieces(self._contents)
         duration = int(rng.lognormvariate(14, 1))
@@ -98,6 +120,9 @@ class Traffic:
             timing=Timing(900, 30_000, duration // 3, duration // 3 + 100, duration),
             usage=Usage(tokens, None, tokens // 4, 7, None, tokens * 5 // 4 + 7),
             price=Price(tokens * 300, tokens * 600, tokens * 900) if number % 10 else None,
+            cache=CacheUse(Verdict.BYPASS if number % 10 == 3 else Verdict.MISS, key_of(number)),
+            entry_key=key_of(number) if isinstance(outcome, Response) else None,
+            entry_kind="answer" if status == 200 else "error",
         )
 
 
@@ -125,7 +150,9 @@ async def report(name: str, ask: Callable[[], Awaitable[Any]], limit_ms: float) 
         began = time.perf_counter()
         found = await ask()
         times.append((time.perf_counter() - began) * 1000)
-    count = len(found.items) if isinstance(found, Page) else len(found) if hasattr(found, "__len__") else found
+    count = (
+        len(found.items) if isinstance(found, Page | EntryPage) else len(found) if hasattr(found, "__len__") else found
+    )
     median = statistics.median(times[1:])
     verdict = "" if max(median, times[0]) <= limit_ms else f"  OVER {limit_ms:.0f}"
     print(f"{name:<44} first {times[0]:>8.1f} ms  then {median:>8.1f} ms  {str(count)[:40]}{verdict}", flush=True)
@@ -154,6 +181,7 @@ async def measure(store: SQLiteStore) -> None:
         "credential": Query(credential=CREDENTIALS[1]),
         "client": Query(client="geminicli"),
         "method": Query(method="POST"),
+        "verdict": Query(verdict=Verdict.BYPASS),
         "contains a common word": Query(contains=Prose().words[3]),
         "contains a rare word": Query(contains="zyzzyva"),
         "contains no word there is": Query(contains="qqqqqqqqq"),
@@ -185,6 +213,63 @@ async def measure(store: SQLiteStore) -> None:
     await report("size", store.size, 200)
 
 
+async def measure_cache(store: SQLiteStore) -> None:
+    page = (await store.entries(EntryQuery())).items
+    choices = {
+        "nothing": EntryQuery(),
+        "model": EntryQuery(model="gemini-2.5-flash"),
+        "model, rare": EntryQuery(model="gemini-rare-exp"),
+        "model, none": EntryQuery(model="nothing"),
+        "operation": EntryQuery(operation="count_tokens"),
+        "conversation": EntryQuery(conversation=page[0].conversation),
+        "exchange": EntryQuery(exchange=page[-1].exchange),
+        "key": EntryQuery(key=page[-1].key),
+        "errors": EntryQuery(kind="error"),
+        "pinned": EntryQuery(pinned=True),
+        "stored before": EntryQuery(stored_before_ns=NOW_NS - SPAN_NS // 2),
+        "larger than any": EntryQuery(larger_than=10**9),
+    }
+    for name, query in choices.items():
+        await report(f"cache list {name}", lambda query=query: store.entries(query), 200)
+    await report("cache stats", store.cache_stats, 200)
+    await report("cache resolve, key", lambda: store.resolve_entry(page[9].key.hex()[:9]), 200)
+    await report("cache resolve, start of exchange", lambda: store.resolve_entry(page[9].exchange.hex[:20]), 200)
+    await report("cache resolve, end of exchange", lambda: store.resolve_entry(page[9].exchange.hex[-9:]), 500)
+    parts = [piece.digest for piece in (await store.get(page[9].exchange)).request_pieces if piece.digest]
+    await report("cache owners of parts", lambda: store.part_owners(parts), 200)
+
+
+async def look_up(path: Path, rows: int) -> None:
+    """Time lookups as a worker makes them: through a store of its own that only reads, each key once."""
+    store = SQLiteStore(path)
+    await store.open(read_only=True)
+    rng = random.Random(3)
+    numbers = [number for number in (rng.randrange(rows) for _ in range(LOOKUPS)) if number % FAILURE_EVERY]
+    try:
+        for name, offset in (("present", 0), ("absent", rows)):
+            times = []
+            for number in numbers:
+                began = time.perf_counter()
+                found = await store.find_cached([key_of(number + offset)])
+                times.append((time.perf_counter() - began) * 1000)
+                assert (found is None) == bool(offset)
+            times.sort()
+            median, slow = statistics.median(times), times[int(len(times) * 0.99)]
+            print(f"cache lookup {name:<31} p50 {median:>10.3f} ms  p99 {slow:>9.3f} ms  {len(times)}", flush=True)
+    finally:
+        await store.aclose()
+
+
+async def evict(store: SQLiteStore) -> None:
+    """Evict half by use, then all, while a writer goes on."""
+    half = (await store.cache_stats()).answer_bytes // 2
+    for name, work in (("half", lambda: store.evict_to(half)), ("all", lambda: store.evict(EntryQuery()))):
+        began = time.perf_counter()
+        print(f"evicting {name}")
+        evicted = await beside_a_writer(store, work())
+        print(f"{evicted:,} entries evicted in {time.perf_counter() - began:.0f} s")
+
+
 async def pages(store: SQLiteStore, query: Query, count: int) -> None:
     """Time paging far into a list."""
     cursor, times = None, []
@@ -199,23 +284,29 @@ async def pages(store: SQLiteStore, query: Query, count: int) -> None:
 
 
 async def prune(store: SQLiteStore, older_than_ns: int) -> None:
-    """Prune while batches keep coming in, and say how long they had to wait."""
+    began = time.perf_counter()
+    result = await beside_a_writer(store, store.prune(older_than_ns=older_than_ns))
+    print(result, f"in {time.perf_counter() - began:.0f} s", await store.size())
+
+
+async def beside_a_writer(store: SQLiteStore, work: Coroutine[Any, Any, T]) -> T:
+    """Do long work while batches keep coming in, and say how long they had to wait."""
     traffic = Traffic(1, seed=2)
     waits = []
-    began = time.perf_counter()
-    pruning = asyncio.ensure_future(store.prune(older_than_ns=older_than_ns))
-    while not pruning.done():
+    working = asyncio.ensure_future(work)
+    while not working.done():
         batch = [traffic.one(number, NOW_NS + number) for number in range(BATCH)]
         asked = time.perf_counter()
         await store.add(batch)
         waits.append((time.perf_counter() - asked) * 1000)
         await asyncio.sleep(0.05)
-    print(await pruning, f"in {time.perf_counter() - began:.0f} s", await store.size())
+    result = await working
     slow = sorted(waits)[int(len(waits) * 0.99)]
     print(
         f"meanwhile {len(waits)} batches of 64 came in, median {statistics.median(waits):.0f} ms,"
         f" p99 {slow:.0f} ms, worst {max(waits):.0f} ms"
     )
+    return result
 
 
 async def main() -> None:
@@ -224,18 +315,25 @@ async def main() -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--skip-questions", action="store_true")
     parser.add_argument("--prune-days", type=float, help="at the end, prune all but so many days")
+    parser.add_argument("--evict", action="store_true", help="at the end, evict half the entries and then all")
     options = parser.parse_args()
-    store = SQLiteStore(options.dir / "million.sqlite3")
+    path = options.dir / "million.sqlite3"
+    store = SQLiteStore(path)
     await store.open()
     try:
         if not (await store.size()).exchanges:
             await fill(store, options.rows)
-        print(await store.size())
+        size = await store.size()
+        print(size)
         if not options.skip_questions:
             await measure(store)
+            await measure_cache(store)
+            await look_up(path, size.exchanges)
         await pages(store, Query(model="gemini-2.5-pro"), 40)
         if options.prune_days is not None:
             await prune(store, int(NOW_NS - options.prune_days * DAY_NS))
+        if options.evict:
+            await evict(store)
     finally:
         await store.aclose()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from factories import digest
 from gemini_caching_proxy.exchange import (
     Body,
+    CacheUse,
     Chunk,
     Exchange,
     Failure,
@@ -19,6 +20,7 @@ from gemini_caching_proxy.exchange import (
     Response,
     Timing,
     Usage,
+    Verdict,
 )
 
 texts = st.text(max_size=30)
@@ -71,6 +73,16 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | strategy
 
 
+keys = st.binary(min_size=16, max_size=16)
+uses = st.builds(
+    CacheUse,
+    st.sampled_from(Verdict),
+    maybe(keys),
+    maybe(st.uuids()),
+    texts,
+    some_counts,
+    maybe(st.integers(0, 10**13)),
+)
 hashes = st.binary(min_size=16, max_size=16)
 
 
@@ -85,6 +97,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
     outcome = draw(st.just(response) | failures)
     if isinstance(outcome, Failure) and outcome.partial is None:
         response_pieces = ()
+    entry_key = draw(maybe(keys))
     micros = maybe(st.integers(0, 10**13))
     return Exchange(
         id=draw(st.uuids()),
@@ -119,6 +132,9 @@ def exchanges(draw: st.DrawFn) -> Exchange:
         parent=draw(maybe(st.uuids())),
         chain=draw(st.lists(hashes, max_size=20).map(tuple) | st.lists(st.binary(max_size=5), max_size=3).map(tuple)),
         decode_error=draw(maybe(texts)),
+        cache=draw(maybe(uses)),
+        entry_key=entry_key,
+        entry_kind=None if entry_key is None else draw(st.sampled_from(["answer", "error"])),
         tunnel_bytes_up=draw(some_counts),
         tunnel_bytes_down=draw(some_counts),
     )

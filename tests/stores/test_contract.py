@@ -39,7 +39,17 @@ from factories import (
     sse,
 )
 from gemini_caching_proxy.errors import NotFound, StoreUnavailable
-from gemini_caching_proxy.exchange import Body, Exchange, Failure, FailureKind, Price, Timing, Usage
+from gemini_caching_proxy.exchange import (
+    Body,
+    CacheUse,
+    Exchange,
+    Failure,
+    FailureKind,
+    Price,
+    Timing,
+    Usage,
+    Verdict,
+)
 from gemini_caching_proxy.stores.base import ChainMatch, Gap, JournalPosition, Query, StatsGroup, Summary
 
 FEW = settings(
@@ -48,24 +58,6 @@ FEW = settings(
     phases=set(Phase) - {Phase.explain},
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-
-
-@pytest.fixture(params=sorted(KINDS))
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def store(kind: str, tmp_path: Path) -> Iterator[Door]:
-    with Door(kind, tmp_path) as door:
-        yield door
-
-
-@pytest.fixture(params=sorted(KINDS), scope="module")
-def lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """One store for many examples."""
-    with Door(str(request.param), tmp_path_factory.mktemp("lasting")) as door:
-        yield door
 
 
 def ids(items: Iterable[Any]) -> list[UUID]:
@@ -318,7 +310,15 @@ def _varied(rng: random.Random, started_ns: int) -> Exchange:
         usage=rng.choice([None, Usage(rng.randrange(99), None, rng.randrange(99), 3, None, rng.randrange(99))]),
         price=rng.choice([None, Price(1, 2, rng.randrange(10**6))]),
         timing=Timing(1, 2, 3, rng.choice([None, rng.randrange(10**6)]), rng.choice([None, rng.randrange(10**8)])),
+        cache=rng.choice([None, _use(rng)]),
     )
+
+
+def _use(rng: random.Random) -> CacheUse:
+    use = CacheUse(rng.choice(list(Verdict)), detail="because")
+    if not use.served:
+        return use
+    return replace(use, saved_nanousd=rng.choice([None, rng.randrange(10**6)]), saved_us=rng.randrange(10**6))
 
 
 def holds(words: str, text: str) -> bool:
@@ -340,6 +340,7 @@ def passes(each: Exchange, query: Query) -> bool:
         query.until_ns is None or each.started_ns < query.until_ns,
         query.conversation is None or each.conversation == query.conversation,
         query.credential is None or each.credential == query.credential,
+        query.verdict is None or (each.cache is not None and each.cache.verdict == query.verdict),
         query.client is None or (each.user_agent or "").lower().startswith(query.client.lower()),
         query.contains is None
         or any(holds(query.contains, text) for text in [each.response_text, *(p.text for p in each.request_pieces)]),
@@ -371,6 +372,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "credential": st.sampled_from(["fp:1", "fp:2", "fp:3"]),
     "client": st.sampled_from(["google", "GEMINICLI", "geminicli/", "x", "%", "_"]),
     "method": st.sampled_from(["GET", "POST", "PUT"]),
+    "verdict": st.sampled_from(Verdict),
 }
 single_queries = st.one_of([st.builds(Query, **{name: values}) for name, values in FIELDS.items()])
 any_queries = st.fixed_dictionaries({}, optional=FIELDS).map(lambda fields: Query(**fields))
@@ -441,6 +443,8 @@ def test_a_summary_says_what_the_exchange_says(populated: Door) -> None:
         assert (item.thoughts_tokens, item.total_tokens) == (usage.thoughts_tokens, usage.total_tokens)
         assert item.price_nanousd == (each.price.total_nanousd if each.price else None)
         assert (item.conversation, item.parent) == (each.conversation, each.parent)
+        assert item.verdict == (each.cache.verdict if each.cache else None)
+        assert item.saved_nanousd == (each.cache.saved_nanousd if each.cache else None)
         asked = [piece.text for piece in each.request_pieces if piece.text][-1]
         assert item.preview == (each.response_text or asked)[:200]
 
@@ -668,6 +672,10 @@ def check_stats(store: Door, population: Sequence[Exchange], query: Query, group
         assert (row.priced, row.total_nanousd) == (len(prices), sum(prices))
         assert row.request_bytes == sum(each.request_body.size for each in members)
         assert row.response_bytes == sum(each.response.body.size for each in members if each.response)
+        served = [each.cache for each in members if each.cache and each.cache.served]
+        assert row.cache_hits == len(served)
+        assert row.saved_nanousd == sum(use.saved_nanousd or 0 for use in served)
+        assert row.saved_us == sum(use.saved_us or 0 for use in served)
         for share in (50, 95, 99):
             assert close(getattr(row, f"duration_us_p{share}"), rank(durations, share / 100))
             assert close(getattr(row, f"ttft_us_p{share}"), rank(ttfts, share / 100))

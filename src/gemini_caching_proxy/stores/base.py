@@ -201,6 +201,8 @@ class CacheEntry:
     """A recorded exchange whose answer can be served again. There is at most one per key.
 
     A newer answer takes the place of an older one, but for a pinned one; an error only takes the place of an error.
+    Of two that ended at once the one taken in later is the newer. An entry that takes another's place starts with no
+    hits.
     """
 
     key: bytes
@@ -356,8 +358,10 @@ class ExchangeStore(Protocol):
 
     async def size(self) -> StoreSize: ...
 
-    # The cache. `add` makes the entry of an exchange that has an `entry_key`, and counts a hit for the entry whose
-    # exchange a served one names as its source. Deleting an exchange deletes its entry.
+    # The cache. `add` makes the entry of an exchange that has an `entry_key` and a complete response, and counts a hit
+    # for the entry whose exchange a served one names as its source: of several entries of that exchange the one under
+    # the key that was asked for, else the one with the lowest key. The entries of a batch are made before its hits are
+    # counted. Deleting an exchange deletes its entries.
 
     async def find_cached(self, keys: Sequence[bytes]) -> CachedAnswer | None:
         """The entry of the first of these keys that has one. Reads the answer, never the request."""

@@ -1,0 +1,27 @@
+"""Stores of each kind, for every test of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kinds import KINDS, Door
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def store(kind: str, tmp_path: Path) -> Iterator[Door]:
+    with Door(kind, tmp_path) as door:
+        yield door
+
+
+@pytest.fixture(params=sorted(KINDS), scope="module")
+def lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """One store for many examples."""
+    with Door(str(request.param), tmp_path_factory.mktemp("lasting")) as door:
+        yield door
