@@ -318,6 +318,21 @@ def test_of_nothing_the_first_steps_are_told(call: Call, tmp_path: Path, command
     assert "gemini-proxy serve" in ran.err
 
 
+def test_hits_are_shown_as_such(call: Call, cached: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    hits = call("list", "--verdict", "hit", "--json", *cached.where).records
+    assert [record["saved_nanousd"] for record in hits] == [1_500_000, 1_500_000]
+    out = call("show", hits[0]["id"], *cached.where).out
+    assert f"hit: the answer of exchange {cached.duck.id}" in " ".join(out.split())
+    assert "saved $0.0015, 2.0s of waiting" in " ".join(out.split())
+    (sums,) = call("stats", "--json", *cached.where).records
+    assert (sums["cache_hits"], sums["saved_nanousd"], sums["saved_us"]) == (2, 3_000_000, 4_000_000)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert " hit " in call("list", *cached.where).out
+    table = call("stats", *cached.where).out
+    assert "hits" in table
+    assert "$0.0030" in table
+
+
 # explain
 
 

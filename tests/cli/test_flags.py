@@ -26,7 +26,7 @@ def test_serve_has_a_flag_for_every_setting_with_its_description() -> None:
     for name, field in Settings.model_fields.items():
         assert flag_of(name) in options[name].opts
         assert field.description
-        assert field.description.split("[")[0] in options[name].help
+        assert " ".join(field.description.split()).split("[")[0] in options[name].help
         assert variable_of(name) in options[name].help
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from factories import exchange, response
 from gemini_caching_proxy.cli.manual import STATS, SUMMARY
 from gemini_caching_proxy.cli.records import exchange_record, hit_record, stats_record, summary_record
-from gemini_caching_proxy.exchange import Body, Exchange, Failure, FailureKind, Timing
+from gemini_caching_proxy.exchange import Body, CacheUse, Exchange, Failure, FailureKind, Timing, Verdict
 from gemini_caching_proxy.stores.base import Hit, StatsRow, Summary
 
 ELSEWHERE = {"started_ns": "started"}
@@ -43,6 +43,9 @@ def test_an_exchange_has_every_field() -> None:
             continue
         for name in INSIDE.get(field.name, (ELSEWHERE.get(field.name, field.name),)):
             assert name in record
+    used = exchange_record(exchange(cache=CacheUse(Verdict.HIT, b"\x01", exchange().id), entry_key=b"\x02"))
+    assert set(used["cache"]) == {field.name for field in fields(CacheUse)}
+    assert (used["cache"]["key"], used["entry_key"]) == ("k1:01", "k1:02")
     assert set(record["timing"]) == {field.name for field in fields(Timing)}
     assert {field.name for field in fields(Body)} - {"size", "data"} <= set(record["request"]["body"])
 

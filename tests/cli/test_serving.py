@@ -27,7 +27,7 @@ from .conftest import run_program
         (["--store", "mongodb://x"], "--store"),
         (["--tls-cert", "/nowhere.pem"], "tls_key"),
         (["--gemini-base-url", "ftp://x"], "--gemini-base-url"),
-        (["--cache", "all"], "--cache"),
+        (["--cache", "some"], "--cache"),
         (["--no-such-thing"], "--no-such-thing"),
     ],
 )
