@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -22,6 +20,7 @@ from gemini_caching_proxy.cassette import read_cassette, write_cassette
 from gemini_caching_proxy.exchange import Exchange, Response
 from gemini_caching_proxy.stores.base import Query
 from gemini_caching_proxy.stores.sqlite import SQLiteStore
+from replaying import replaying
 
 from .conftest import Ran, Recorded, put
 
@@ -265,30 +264,6 @@ def test_replay_has_no_flag_that_would_make_it_record_or_call_out(call: Call, tm
         ran = call("replay", str(tmp_path / "a.cassette"), flag)
         assert ran.code == 2
         assert "No such option" in ran.err
-
-
-@contextmanager
-def replaying(path: Path, folder: Path, *flags: str) -> Iterator[dict[str, Any]]:
-    """`replay` as a program; gives the first line that it writes."""
-    with (folder / "replay.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gemini_caching_proxy", "replay", str(path), "--port", "0", "--json", *flags],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": str(folder)},
-            cwd=folder,
-        )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line, (folder / "replay.log").read_text()
-        yield json.loads(line)
-    finally:
-        process.terminate()
-        code = process.wait(30)
-        process.stdout.close()
-    assert code == 0
 
 
 def ask(url: str, request: dict[str, Any], key: str = "any-key-at-all") -> tuple[int, bytes]:
