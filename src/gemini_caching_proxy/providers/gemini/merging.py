@@ -21,8 +21,13 @@ _LISTS: Final = {
 """Fields of a candidate whose lists go on from event to event."""
 
 
-def merge(values: list[dict[str, Any]]) -> bytes | None:
-    """One JSON object; None where it cannot be told what it would be: arguments of a call in pieces."""
+def merge(items: list[bytes]) -> bytes | None:
+    """One JSON object from the JSON objects of a stream.
+
+    None where it cannot be told what it would be: arguments of a call in pieces.
+    """
+    # Not orjson: numbers keep their digits, strings their lone surrogates.
+    values: list[dict[str, Any]] = [json.loads(item) for item in items]
     inner = [unwrapped(value) for value in values]
     enveloped = [value is not whole for value, whole in zip(inner, values, strict=True)]
     if any(enveloped) != all(enveloped):

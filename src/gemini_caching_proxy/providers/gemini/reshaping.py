@@ -29,16 +29,19 @@ def reshape(operation: str, body: bytes, have: StreamShape, want: StreamShape) -
     if operation not in _OPERATIONS or not {have, want} <= _SHAPES:
         return None
     answer = read_answer((), body, array_streams=have == "json_array")
-    if answer.shape != have or not _is_whole(answer):
+    if answer.shape != have or not _is_whole(answer) or not _is_text(body):
         return None
     if want == "unary":
-        whole = merge([item.value for item in answer.items])
+        whole = merge([item.data for item in answer.items])
         return None if whole is None else (whole,)
     items = [item.data.strip() for item in answer.items]
     if want == "json_array":
         return (b"[" + items[0], *(b"\n,\r\n" + item for item in items[1:]), b"\n]")
     lines = [_line(item) for item in items]
-    return None if None in lines else tuple(b"data: %s\r\n\r\n" % line for line in lines)
+    # Line breaks inside strings are no JSON, but readers of it are lenient.
+    if any(b"\n" in line or b"\r" in line for line in lines):
+        return None
+    return tuple(b"data: %s\r\n\r\n" % line for line in lines)
 
 
 def _is_whole(answer: Answer) -> bool:
@@ -55,15 +58,16 @@ def _is_error(value: dict[str, Any]) -> bool:
     return error_text(value) is not None
 
 
-def _line(item: bytes) -> bytes | None:
-    """JSON on one line, in ASCII; None if its strings hold what JSON does not allow."""
+def _is_text(body: bytes) -> bool:
+    try:
+        return body.isascii() or bool(body.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _line(item: bytes) -> bytes:
+    """JSON on one line, in ASCII."""
     bare = _BETWEEN_STRINGS.sub(rb"\1", item)
-    if b"\n" in bare or b"\r" in bare:
-        return None
     if bare.isascii():
         return bare
-    try:
-        text = bare.decode()
-    except UnicodeDecodeError:
-        return None
-    return _NOT_ASCII.sub(lambda run: encode_basestring_ascii(run[0])[1:-1], text).encode("ascii")
+    return _NOT_ASCII.sub(lambda run: encode_basestring_ascii(run[0])[1:-1], bare.decode()).encode("ascii")
