@@ -43,7 +43,7 @@ _END = b"\xff" * 64
 
 
 class Answers:
-    """Answers what is asked about the cache, on one connection, in the running transaction."""
+    """Answers what is asked about the cache, on one connection; all but `has` in the running transaction."""
 
     def __init__(self, connection: apsw.Connection, facets: Facets, codec: Codec, part: FetchPart) -> None:
         self._connection = connection
@@ -51,6 +51,10 @@ class Answers:
         self._codec = codec
         self._part = part
         self._headers: dict[int, tuple[bytes, bytes, str]] = {}
+
+    def has(self, key: bytes) -> bool:
+        """Whether there is an entry: what most lookups end with, so it needs no transaction around it."""
+        return self._connection.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).get is not None
 
     def find(self, keys: Sequence[bytes]) -> CachedAnswer | None:
         """See `ExchangeStore.find_cached`."""
@@ -105,17 +109,8 @@ class Answers:
 
     def page(self, query: EntryQuery, limit: int, cursor: str | None) -> EntryPage:
         """See `ExchangeStore.entries`."""
-        before = _parse_cursor(cursor)
-        if query.stored_before_ns is not None:
-            before = min(before, (query.stored_before_ns, b""))
-        chosen = entry_conditions(query, self._facets.matching_entries(query))
-        # The keys of a page first: the index by time holds all that most choices ask for, so only its pages are read.
-        found = fetch_all(
-            self._connection,
-            f"SELECT n.stored_ns, n.key FROM entries n WHERE {chosen.sql} AND (n.stored_ns, n.key) < (?, ?)"  # noqa: S608
-            " ORDER BY n.stored_ns DESC, n.key DESC LIMIT ?",
-            (*chosen.parameters, *before, limit + 1),
-        )
+        sql, parameters = page_statement(query, self._facets.matching_entries(query), cursor, limit + 1)
+        found = fetch_all(self._connection, sql, parameters)
         rows = [fetch_one(self._connection, _ENTRY, (key,)) for _, key in found[:limit]]
         following = None
         if len(found) > limit:
@@ -193,6 +188,24 @@ def _parse_cursor(cursor: str | None) -> tuple[int, bytes]:
     if found is None or int(found[1], 16) > _TOP:
         raise ValueError(f"{cursor!r} is no cursor for entries.")
     return int(found[1], 16), bytes.fromhex(found[2])
+
+
+def page_statement(
+    query: EntryQuery, facets: Sequence[int] | None, cursor: str | None, limit: int
+) -> tuple[str, tuple[Value, ...]]:
+    """SQL, and its parameters, for when and under which keys the entries of a page are stored.
+
+    Keys alone: the index by time holds all that most choices ask for, so only its pages are read.
+    """
+    before = _parse_cursor(cursor)
+    if query.stored_before_ns is not None:
+        before = min(before, (query.stored_before_ns, b""))
+    chosen = entry_conditions(query, facets)
+    sql = (
+        f"SELECT n.stored_ns, n.key FROM entries n WHERE {chosen.sql} AND (n.stored_ns, n.key) < (?, ?)"  # noqa: S608
+        " ORDER BY n.stored_ns DESC, n.key DESC LIMIT ?"
+    )
+    return sql, (*chosen.parameters, *before, limit)
 
 
 def entry_conditions(query: EntryQuery, facets: Sequence[int] | None) -> Filter:

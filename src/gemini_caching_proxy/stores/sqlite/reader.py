@@ -261,6 +261,8 @@ class Reader:
 
     def find_cached(self, keys: Sequence[bytes]) -> CachedAnswer | None:
         """See `ExchangeStore.find_cached`."""
+        if not any(map(self._answers.has, keys)):
+            return None
         with self._snapshot():
             return self._answers.find(keys)
 

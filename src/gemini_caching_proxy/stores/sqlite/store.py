@@ -8,10 +8,10 @@ thread. Opened with `read_only`, the store only has the readers.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Empty, LifoQueue
 from typing import TypeVar
 from uuid import UUID
 
@@ -58,7 +58,7 @@ class SQLiteStore:
         self._path = path
         self._connection: apsw.Connection | None = None
         self._writer: Writer | None = None
-        self._readers: LifoQueue[Reader] = LifoQueue()
+        self._readers: deque[Reader] = deque()
         self._write_thread: ThreadPoolExecutor | None = None
         self._read_threads: ThreadPoolExecutor | None = None
 
@@ -91,8 +91,8 @@ class SQLiteStore:
         await asyncio.to_thread(self._close_connections)
 
     def _close_connections(self) -> None:
-        while not self._readers.empty():
-            self._readers.get_nowait().close()
+        while self._readers:
+            self._readers.pop().close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -113,14 +113,14 @@ class SQLiteStore:
             try:
                 return work(reader)
             finally:
-                self._readers.put(reader)
+                self._readers.append(reader)
 
         return await self._run(self._read_threads, with_reader)
 
     def _take_reader(self) -> Reader:
         try:
-            return self._readers.get_nowait()
-        except Empty:
+            return self._readers.pop()
+        except IndexError:
             return Reader(self._path)
 
     async def _write(self, work: Callable[[Writer], T]) -> T:
