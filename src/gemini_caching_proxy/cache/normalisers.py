@@ -90,7 +90,7 @@ NAMED: Final[Mapping[str, Normaliser]] = {
         (
             (
                 r"(?m)^(# (?:[A-Z][A-Za-z ]{0,40} )?(?:Visible Files|Open Tabs)|# Recently Modified Files[^\n]*"
-                r"|# (?:Actively Running|Inactive) Terminals)\n(?:[^\n#<][^\n]*\n?)*",
+                r"|# (?:Actively Running|Inactive) Terminals[^\n]*)\n(?:(?:[^\n#<]|##)[^\n]*\n?)*",
                 "\\1\n",
             ),
         ),
