@@ -27,14 +27,28 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 *("bodies", "content_coding", "eventstream", "pricing", "providers", "credentials", "redaction"),
-                *("journal", "stores", "conversation", "recording_status", "relay", "simulator", "cassette"),
+                *("journal", "stores", "conversation", "recording_status", "relay", "simulator"),
+                *("cache", "cassette"),
             }
         ),
     ),
     (
         "one exchange",
         frozenset(
-            {"capture", "recording", "call", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat"}
+            {
+                *(
+                    "capture",
+                    "recording",
+                    "call",
+                    "annotation",
+                    "question",
+                    "lookup",
+                    "coalescing",
+                    "caching",
+                    "playback",
+                ),
+                *("inquiry", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat"),
+            }
         ),
     ),
     ("the two paths", frozenset({"proxy", "reception", "recorder", "intake"})),
@@ -49,13 +63,17 @@ STRANGERS: dict[str, frozenset[str]] = {
     "simulator": frozenset(),
     "journal": frozenset({"errors", "log"}),
     "providers": frozenset({"exchange", "bodies", "eventstream"}),
+    "cache": frozenset({"exchange", "errors", "settings", "providers", "stores", "content_coding"}),
     "stores": frozenset({"exchange", "errors"}),
     "redaction": frozenset({"errors", "content_coding"}),
     "exchange": frozenset(),
 }
 """Packages that know of nothing else in the house: the relay not of recording, the simulator not of the relay, …"""
 
-PATH_OF_A_REQUEST = ("relay", "proxy", "call", "capture", "recording", "reception", "credentials")
+PATH_OF_A_REQUEST = (
+    *("relay", "proxy", "call", "capture", "recording", "reception", "credentials", "inquiry", "annotation"),
+    *("question", "caching", "coalescing", "lookup", "playback", "cache"),
+)
 NOT_ON_THE_PATH = frozenset({"orjson", "apsw", "sqlite3", "pydantic", "typer", "rich", "genai_prices", "fastapi"})
 """What the modules on the path of a request do not import: parsers of bodies, databases, frameworks."""
 
@@ -84,6 +102,13 @@ WITHOUT_TEST: dict[str, str] = {
     "recording_status": "written and read in tests/test_recorder.py and tests/cli/test_upkeep.py",
     "decoding": "tests/providers and tests/test_recorder.py",
     "proxy": "the path of a request: tests/e2e, against the fault catalogue",
+    "inquiry": "the path of a request: tests/e2e/test_cache.py and its neighbours",
+    "annotation": "the words of Cache-Status: tests/e2e/test_cache.py",
+    "question": "the path of a request: tests/e2e/test_cache.py and its neighbours",
+    "caching": "the path of a request: tests/e2e/test_cache.py and its neighbours",
+    "coalescing": "the path of a request: tests/e2e/test_coalescing.py",
+    "lookup": "the path of a request: tests/e2e/test_cache.py and its neighbours",
+    "playback": "the path of a request: tests/e2e/test_cache.py",
     "reception": "the path of a request: tests/e2e, against the fault catalogue",
     "call": "the path of a request: tests/e2e, against the fault catalogue",
     "capture": "the path of a request: tests/e2e compares records with what passed",

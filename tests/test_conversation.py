@@ -13,7 +13,7 @@ from gemini_caching_proxy.assembly import assemble
 from gemini_caching_proxy.conversation import Found, Threads, Turn, chain_of
 from gemini_caching_proxy.decoding import understand
 from gemini_caching_proxy.exchange import Exchange
-from gemini_caching_proxy.persistence import _ask
+from gemini_caching_proxy.persistence import ask
 
 PROVIDERS = {"lines": LinesProvider()}
 
@@ -188,7 +188,7 @@ async def _record(turns: list[Turn], cuts: set[int], capacity: int) -> dict[UUID
     for number, each in enumerate(turns):
         if number in cuts:
             threads.forget()
-        found = await _ask(store, threads.questions([each]))  # type: ignore[arg-type]
+        found = await ask(store, threads.questions([each]))  # type: ignore[arg-type]
         await store.add(threads.place([each], found))
     return data.exchanges
 

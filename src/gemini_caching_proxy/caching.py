@@ -60,6 +60,7 @@ class Caching:
         self.spawn = spawn
         self.flights: dict[tuple[bytes, StreamShape, bytes], Flight] = {}
         self.too_large = annotation.bypass("the request is too large")
+        self.not_json = annotation.bypass("not JSON")
         self._providers = providers
         self._fields = fields
         self._shared = shared

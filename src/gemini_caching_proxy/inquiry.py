@@ -8,6 +8,7 @@ answer, wherever it comes from, by `upstream_data`.
 from __future__ import annotations
 
 import asyncio
+import re
 
 from .annotation import Note
 from .cache.answers import RecordedAnswer
@@ -23,6 +24,9 @@ from .relay.downstream import ClientConnection
 from .relay.http1 import Request, Shape
 from .relay.outbound import Outbound
 from .relay.upstream import Answer, Pool
+
+_JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[{\[\"]|\Z)")
+"""What a body begins with that can be JSON: only such a body is waited for."""
 
 
 class Inquiry(Outbound):
@@ -98,6 +102,8 @@ class Inquiry(Outbound):
         announced = self._request.announced_size or 0
         if max(announced, sum(map(len, held))) > caching.largest:
             caching.turn_away(self, plan, caching.too_large)
+        elif held and _JSON_START.match(held[0]) is None and not _is_coded(self._shape):
+            caching.turn_away(self, plan, caching.not_json)
         elif self._request.complete:
             caching.consult(self, plan, held[0] if len(held) == 1 else b"".join(held))
 
@@ -192,6 +198,10 @@ class Inquiry(Outbound):
         plan = self._call.plan
         if self._capture is not None and plan is not None and plan.has_a_say:
             self._capture.cached(note.verdict, note.key, note.source, note.source_us, note.detail)
+
+
+def _is_coded(shape: Shape) -> bool:
+    return any(field.recorded[0].lower() == b"content-encoding" for field in shape.fields)
 
 
 def plan_caching(call: Call) -> Caching:

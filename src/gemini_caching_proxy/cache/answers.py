@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from gemini_caching_proxy.content_coding import content_codings, uncoded
 from gemini_caching_proxy.exchange import EntryKind, Headers, StreamShape
@@ -79,7 +80,7 @@ class RecordedAnswer:
         chunks: tuple[bytes, ...] | None
         if shape == self.shape:
             ends = (0, *plain.ends)
-            chunks = tuple(plain.data[start:end] for start, end in zip(ends, ends[1:], strict=False))
+            chunks = tuple(plain.data[start:end] for start, end in pairwise(ends))
         else:
             chunks = reshape(plain.data, self.shape, shape)
         if chunks is None:

@@ -40,8 +40,8 @@ _NO_TEXT: Final = frozenset(
 """Keys of messages whose strings are no texts; in what users put in themselves they mean nothing:"""
 _USER_DATA: Final = frozenset(("args", "response", "arguments", "result", "output"))
 
-Change = Callable[[str], str]
-"""A text -> the same without what is volatile in it."""
+Change = Callable[[bytes], bytes]
+"""A text in UTF-8, as RE2 works on it -> the same without what is volatile in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,7 @@ class Normalisers:
 
     def _changed(self, value: Any, *, user_data: bool = False) -> Any:
         if isinstance(value, str):
-            for change in self._changes:
-                value = change(value)
-            return value
+            return self._changed_text(value)
         if isinstance(value, list):
             return [self._changed(item, user_data=user_data) for item in value]
         if not isinstance(value, dict):
@@ -198,6 +196,12 @@ class Normalisers:
             else self._changed(item, user_data=user_data or name in _USER_DATA)
             for name, item in value.items()
         }
+
+    def _changed_text(self, value: str) -> str:
+        text = before = value.encode()
+        for change in self._changes:
+            text = change(text)
+        return value if text is before else text.decode()
 
 
 def _resolved(names: Sequence[str]) -> list[str]:
@@ -234,21 +238,23 @@ def _own(text: str) -> tuple[str, str]:
 def _compiled(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
-    return re2.compile(pattern, options)
+    return re2.compile(pattern.encode(), options)
 
 
 def _change(pattern: str, replacement: str) -> Change:
     expression = _compiled(pattern)
     # Texts and numbers of groups by turns.
     pieces: list[str] = _GROUP.split(replacement)
-    texts, groups = pieces[::2], [int(group) for group in pieces[1::2]]
+    texts, groups = [piece.encode() for piece in pieces[::2]], [int(group) for group in pieces[1::2]]
 
-    def replaced(match: Any) -> str:
-        found = ((match[group] or "") + text for group, text in zip(groups, texts[1:], strict=True))
-        return texts[0] + "".join(found)
+    def replaced(match: Any) -> bytes:
+        found = ((match[group] or b"") + text for group, text in zip(groups, texts[1:], strict=True))
+        return texts[0] + b"".join(found)
 
-    def change(text: str) -> str:
-        changed: str = expression.sub(replaced, text)
+    def change(text: bytes) -> bytes:
+        if expression.search(text) is None:
+            return text
+        changed: bytes = expression.sub(replaced, text)
         return changed
 
     return change

@@ -137,7 +137,7 @@ def _route_mode(text: str) -> RouteMode:
     if not equals or mode.strip() not in get_args(CacheMode) or not operation:
         modes = ", ".join(get_args(CacheMode))
         raise ConfigError(
-            f"Setting --cache-routes (got {text!r}): write `operation=mode` or `operation:model=mode`; modes are {modes}."
+            f"Setting --cache-routes (got {text!r}): write `operation=mode` or `operation:model=mode`, one of {modes}."
         )
     return RouteMode(operation, model or "*", cast(CacheMode, mode.strip()))
 

@@ -90,7 +90,7 @@ def _parameters(query: str) -> tuple[str, bool]:
             kept.append(("alt", form))
         kept.extend(("alt", detail) for detail in details if detail)
     kept.sort(key=lambda parameter: parameter[0])
-    return urlencode(kept, errors="surrogateescape"), sse
+    return urlencode(kept, errors="surrogatepass"), sse
 
 
 def _field_mask(headers: Headers) -> str:

@@ -141,7 +141,7 @@ def _is_zero(temperature: Any) -> bool:
 
 def _native_dependency(body: dict[str, Any]) -> str:
     """What a generated answer depends on besides the request."""
-    for tool in pick_list(body, "tools"):
+    for tool in _listed(body.get("tools")):
         for name in tool if isinstance(tool, dict) else ("unknown",):
             if name not in _OWN_TOOLS:
                 return f"tool {name}"
@@ -172,9 +172,8 @@ def _parts(content: Any) -> Iterator[dict[str, Any]]:
 
 
 def _openai_dependency(body: dict[str, Any]) -> str:
-    for tool in pick_list(body, "tools"):
-        if (kind := pick_text(tool, "type")) != "function":
-            return f"tool {kind or 'unknown'}"
+    if tool := _typed_tool(body):
+        return tool
     if "web_search_options" in body:
         return "tool web_search"
     for google in (pick(body.get("extra_body"), "google"), body.get("google")):
@@ -189,6 +188,19 @@ def _openai_dependency(body: dict[str, Any]) -> str:
     return ""
 
 
+def _typed_tool(body: dict[str, Any]) -> str:
+    """The first tool that is no function, where tools have types."""
+    for tool in _listed(body.get("tools")):
+        if (kind := pick_text(tool, "type")) != "function":
+            return f"tool {kind or 'unknown'}"
+    return ""
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, or what is sent in place of one."""
+    return value if isinstance(value, list) else [value] if value else []
+
+
 def _is_remote(part: Any) -> bool:
     """Whether a part of a message's content lies somewhere else."""
     image = pick(part, "image_url", "video_url")
@@ -199,9 +211,8 @@ def _is_remote(part: Any) -> bool:
 
 
 def _interaction_dependency(body: dict[str, Any]) -> str:
-    for tool in pick_list(body, "tools"):
-        if (kind := pick_text(tool, "type")) != "function":
-            return f"tool {kind or 'unknown'}"
+    if tool := _typed_tool(body):
+        return tool
     if body.get("cached_content"):
         return _EXPLICIT_CACHE
     for name in ("environment", "webhook_config", "continuation_token"):
