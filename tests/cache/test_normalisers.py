@@ -211,6 +211,7 @@ def test_calls_without_an_id_stay_without() -> None:
         ("a=>b", "a=>b", "…"),
         ("(a)|b => <\\1\\0>", "ab", "<aa><b>"),
         ("a => \\n", "a", "\\n"),
+        ("^\\C => x", "é", "x\ufffd"),
     ],
 )
 def test_own_patterns(pattern: str, text: str, expected: str) -> None:

@@ -453,6 +453,8 @@ def test_what_is_not_generated_is_deterministic() -> None:
         ({"tools": [{"functionDeclarations": [{"name": "googleSearch"}]}]}, ""),
         ({"tools": [{"functionDeclarations": []}, {"google_search": {}}]}, "tool googleSearch"),
         ({"tools": [{"urlContext": {}}]}, "tool urlContext"),
+        ({"tools": {"url_context": {}}}, "tool urlContext"),
+        ({"tools": "search"}, "tool unknown"),
         ({"tools": [{"codeExecution": {}}]}, "tool codeExecution"),
         ({"tools": [{"mcp_servers": [{}]}]}, "tool mcpServers"),
         ({"tools": [{"something_new": {}}]}, "tool something_new"),
@@ -483,6 +485,7 @@ def chat(**more: Any) -> dict[str, Any]:
         ({}, ""),
         ({"tools": [{"type": "function", "function": {}}]}, ""),
         ({"tools": [{"type": "web_search"}]}, "tool web_search"),
+        ({"tools": {"type": "web_search"}}, "tool web_search"),
         ({"web_search_options": {}}, "tool web_search"),
         ({"extra_body": {"google": {"cached_content": "c"}}}, "an explicit cache"),
         ({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "https://a/b"}}]}]}, "a file"),
@@ -551,6 +554,44 @@ def test_kinds_of_operations(operation: str, kind: str | None) -> None:
     assert PROVIDER.cache_kind(operation) == kind
     if kind is None:
         assert PROVIDER.cache_subject(operation, "m", GENERATE, (), b"{}") == "the operation is never cached"
+
+
+ODD: list[Any] = [
+    None,
+    1,
+    "x",
+    [],
+    {},
+    [None, 1, "x", [], {}],
+    {"parts": [None, {"inlineData": 1, "functionCall": []}], "uri": 1},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    "target",
+    [
+        GENERATE,
+        CHAT,
+        "/v1/interactions",
+        "/v1internal:generateContent",
+        *TARGETS[8:10],
+        "/v1/models/m:batchEmbedContents",
+    ],
+)
+def test_nothing_raises_on_odd_bodies(odd: Any, target: str) -> None:
+    names = ("contents", "tools", "messages", "input", "request", "requests", "content", "systemInstruction")
+    more = ("generationConfig", "generation_config", "model", "extra_body", "generateContentRequest", "cachedContent")
+    for name in (*names, *more):
+        assert ask({"store": False, name: odd}, target)
+    for name in ("properties", "anyOf", "items", "default"):
+        assert ask(hello(generationConfig={"responseSchema": {name: odd}}), target)
+
+
+@pytest.mark.parametrize("query", ["?%ff=%fe", "?\udcff=\ud800", "?&&=&a", "?alt=;;", "?$alt=%3B"])
+def test_nothing_raises_on_odd_queries(query: str) -> None:
+    found = PROVIDER.cache_subject("generate_content", "m", GENERATE + query, (), b"{}")
+    assert isinstance(found, CacheSubject)
 
 
 def test_a_normaliser_changes_only_the_canonical_body() -> None:

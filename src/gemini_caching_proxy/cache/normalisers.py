@@ -201,7 +201,8 @@ class Normalisers:
         text = before = value.encode()
         for change in self._changes:
             text = change(text)
-        return value if text is before else text.decode()
+        # RE2's `\C` can cut a character in two.
+        return value if text is before else text.decode("utf-8", "replace")
 
 
 def _resolved(names: Sequence[str]) -> list[str]:
