@@ -24,10 +24,10 @@ from .coalescing import Flight, Member
 from .content_coding import uncoded
 from .credentials import Settlement
 from .errors import NotRecorded
-from .exchange import StreamShape, Verdict
+from .exchange import Verdict
 from .lookup import Lookup
 from .providers.base import Provider, Route
-from .question import Plan, Question
+from .question import Identity, Plan, Question
 from .relay.http1 import Field, FieldTable, Kind, Shape
 from .relay.upstream import Answer
 
@@ -58,7 +58,7 @@ class Caching:
         self.upstream = upstream
         self.largest = largest
         self.spawn = spawn
-        self.flights: dict[tuple[bytes, StreamShape, bytes], Flight] = {}
+        self.flights: dict[Identity, Flight] = {}
         self.too_large = annotation.bypass("the request is too large")
         self.not_json = annotation.bypass("not JSON")
         self._providers = providers
@@ -82,7 +82,7 @@ class Caching:
         kind = provider.cache_kind(route.operation)
         mode = self.policy.mode_for(route.operation, route.model, directives.mode)
         turned_away = None
-        if not asks_plainly(shape.method_text, (name for name, _ in headers)):
+        if kind is not None and not asks_plainly(shape.method_text, kind, (name for name, _ in headers)):
             kind = None
         if kind is None or shape.websocket:
             turned_away = annotation.bypass(NEVER)
@@ -114,15 +114,21 @@ class Caching:
             self.turn_away(member, plan, question)
             return
         member.question = question
-        directives = plan.directives
-        if not directives.no_cache:
+        known = Verdict.MISS
+        if not plan.wants_new:
             answer = self._hot(question)
-            if answer is not None and self.serve(member, answer):
-                return
-        if directives.may_share and (flight := self.flights.get(question.identity)) is not None:
+            if answer is not None:
+                if self.serve(member, answer):
+                    return
+                known = self.verdict(question, answer)
+        elif plan.must_be_recorded:
+            self.nothing_recorded(member, Verdict.STALE)
+            return
+        shared = plan.directives.may_share
+        if shared and (flight := self.flights.get(question.identity)) is not None:
             flight.join(member)
             return
-        Flight(self, question, shared=directives.may_share).begin(member)
+        Flight(self, question, shared=shared, known=known).begin(member)
 
     def turn_away(self, member: Member, plan: Plan, note: Note) -> None:
         """A request that the record is not asked about."""

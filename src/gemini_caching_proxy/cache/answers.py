@@ -158,6 +158,8 @@ class HotAnswers:
         self._most_bytes = most_bytes
         self._answers: OrderedDict[bytes, tuple[RecordedAnswer, int]] = OrderedDict()
         self.bytes = 0
+        self.clearings = 0
+        """How often all was dropped: what was looked up before the last time may be out of date."""
 
     def __repr__(self) -> str:
         return f"<HotAnswers {len(self._answers)}, {self.bytes} bytes>"
@@ -192,3 +194,4 @@ class HotAnswers:
     def clear(self) -> None:
         self._answers.clear()
         self.bytes = 0
+        self.clearings += 1

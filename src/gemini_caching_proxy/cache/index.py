@@ -67,8 +67,9 @@ class Index:
         """What the exchange's request asks for, or why that cannot be cached."""
         provider = self._providers.get(exchange.provider)
         body = exchange.request_body
-        plainly = asks_plainly(exchange.method, (name for name, _ in exchange.request_headers))
-        if provider is None or provider.cache_kind(exchange.operation) is None or not plainly:
+        kind = provider.cache_kind(exchange.operation) if provider is not None else None
+        names = (name for name, _ in exchange.request_headers)
+        if provider is None or kind is None or not asks_plainly(exchange.method, kind, names):
             return NEVER
         if not body.complete:
             return "the request is not recorded as a whole"

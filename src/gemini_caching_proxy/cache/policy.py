@@ -116,14 +116,18 @@ class Policy:
         """Whether a recorded answer serves a request: `HIT`, `STALE`, or `MISS` where it is not of the right kind."""
         if kind == "error":
             return Verdict.HIT if mode == "replay" and self.replay_errors else Verdict.MISS
+        if mode == "replay":
+            # The recording stands for the origin: it has nothing newer, whatever a request says about age.
+            return Verdict.HIT
         if max_age_s is not None and age_s > max_age_s:
             return Verdict.STALE
-        return Verdict.HIT if mode == "replay" or pinned or age_s < ttl_s else Verdict.STALE
+        return Verdict.HIT if pinned or age_s < ttl_s else Verdict.STALE
 
 
-def asks_plainly(method: str, header_names: Iterable[bytes]) -> bool:
-    """Whether a request is what its method says, and may be answered with a body."""
-    return method in ("GET", "POST") and all(name.lower() != b"x-http-method-override" for name in header_names)
+def asks_plainly(method: str, kind: CacheKind, header_names: Iterable[bytes]) -> bool:
+    """Whether a request has the one method that its operation is cached for, and no other in a field."""
+    expected = "GET" if kind == "listing" else "POST"
+    return method == expected and all(name.lower() != b"x-http-method-override" for name in header_names)
 
 
 def _matches(pattern: str, value: str) -> bool:

@@ -161,7 +161,7 @@ class Provider(Protocol):
     def may_be_deterministic(self, operation: str, body: bytes) -> bool:
         """Whether it is worth while to work out the subject of a generation for its temperature: a look at the bytes.
 
-        May say yes wrongly, never no wrongly. Runs in the worker for each generation.
+        May say yes wrongly. A wrong no costs a miss. Runs in the worker for each generation, so it must be quick.
         """
         ...
 
