@@ -209,6 +209,10 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
+        if self.cassette is not None and (self.cache != "replay" or self.record):
+            raise ValueError(
+                "cassette goes with cache=replay and record=false: `gemini-proxy replay FILE` sets all three"
+            )
         if not self.allow_remote and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host} can be reached from other machines and there is no login: "

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .app import listener_tls, make_redactor
+from .cache.index import Index
 from .errors import ConfigError, FolderInUse
 from .log import configure_logging, get_logger
 from .relay.origin import Origin, proxy_for, tls_context
@@ -100,6 +101,9 @@ def check(settings: Settings) -> None:
         ConfigError
     """
     listener_tls(settings)
+    Index.from_settings(settings, {})
+    if settings.cassette is not None and not settings.cassette.is_file():
+        raise ConfigError(f"Setting --cassette: there is no file {settings.cassette}.")
     origin = Origin.from_url(settings.gemini_base_url)
     proxy_for(origin)
     if origin.scheme == "https":
