@@ -210,7 +210,9 @@ class Caching:
             return
         endings = plan.provider.endings(plan.route.operation, answer.headers, plain.data)
         if self.policy.entry_kind(answer.status, question.kind, endings) == "answer":
-            self.hot.put(answer)
+            known = self.hot.get(answer.key)
+            if known is None or not known.pinned:
+                self.hot.put(answer)
 
     def _hot(self, question: Question) -> RecordedAnswer | None:
         changed_ns = last_change_ns(self._data_dir)

@@ -16,9 +16,9 @@ from .annotation import Note, collapsed, miss, refetch
 from .cache.answers import HotAnswers, RecordedAnswer, lasting
 from .content_coding import content_codings
 from .errors import UpstreamError, WireError
-from .exchange import StreamShape, Verdict
+from .exchange import Verdict
 from .lookup import Lookup
-from .question import Question
+from .question import Identity, Question
 from .relay.upstream import Answer
 
 
@@ -71,7 +71,7 @@ class Member(Protocol):
 class Answers(Protocol):
     """What a flight needs of the cache."""
 
-    flights: dict[tuple[bytes, StreamShape, bytes], Flight]
+    flights: dict[Identity, Flight]
     """Those that may be joined, by the identity of what they ask."""
     hot: HotAnswers
     lookup: Lookup
@@ -95,11 +95,12 @@ class Answers(Protocol):
 class Flight:
     """Members that ask the same, and the one call that answers them."""
 
-    def __init__(self, caching: Answers, question: Question, *, shared: bool) -> None:
-        """`shared`: whether others may join."""
+    def __init__(self, caching: Answers, question: Question, *, shared: bool, known: Verdict = Verdict.MISS) -> None:
+        """`shared`: whether others may join. `known`: why what is in memory does not serve."""
         self._caching = caching
         self._question = question
         self._shared = shared
+        self._known = known
         self._members: list[Member] = []
         """While the record is asked: all; then those that follow the caller."""
         self._caller: Member | None = None
@@ -110,7 +111,7 @@ class Flight:
         self._offsets_us: list[int] = []
         self._size = 0
         self._kept_whole = True
-        self._began_ns = 0
+        self._began_ns = self._first_ns = 0
         self._over = False
 
     def __repr__(self) -> str:
@@ -122,7 +123,7 @@ class Flight:
         member.take_flight(self)
         if self._shared:
             self._caching.flights[self._question.identity] = self
-        if self._question.plan.directives.no_cache:
+        if self._question.plan.wants_new:
             self._depart(refetch(self._question.keys[0], self._question.kept_s))
         else:
             self._caching.spawn(self._look())
@@ -166,12 +167,16 @@ class Flight:
         self._caller.pause_upstream(alone and any(each.paused for each in members))
 
     async def _look(self) -> None:
-        found = await self._caching.lookup.find(self._question.keys)
+        hot = self._caching.hot
+        clearings = hot.clearings
+        question = self._question
+        found = await self._caching.lookup.find(question.keys, patient=question.plan.must_be_recorded)
         if self._over:
             return
-        verdict = Verdict.MISS
+        verdict = self._known
         if found is not None:
-            self._caching.hot.put(found)
+            if hot.clearings == clearings:
+                hot.put(found)
             verdict = self._caching.verdict(self._question, found)
         if found is not None:
             members, self._members = self._members, []
@@ -214,13 +219,13 @@ class Flight:
         if self._over or member is not self._caller:
             return
         if self._answer is None:
-            self._answer = answer
+            self._answer, self._first_ns = answer, monotonic_ns()
             if answer.status != 200:
                 self._release()
                 return
         self._size += sum(map(len, pieces))
         if self._kept_whole:
-            now_us = (monotonic_ns() - self._began_ns) // 1000
+            now_us = (monotonic_ns() - self._first_ns) // 1000
             self._pieces += pieces
             self._offsets_us += [now_us] * len(pieces)
             if self._size > self._caching.largest:

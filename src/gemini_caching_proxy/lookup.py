@@ -17,10 +17,12 @@ from .errors import ProxyError
 from .log import get_logger
 from .stores.base import CachedAnswer, ExchangeStore
 
+PATIENT_SECONDS = 10.0
+"""How long who can be answered by nothing else waits for the store."""
 REST_SECONDS = 1.0
 """How long a store that failed is not asked."""
 MOST_WAITING = 64
-"""Lookups under way at once, late ones included; beyond it the answer is a miss at once."""
+"""Lookups under way at once, late ones included; beyond it the answer is a miss at once, but for the patient."""
 
 log = get_logger(__name__)
 
@@ -34,8 +36,11 @@ class AnswerSource(Protocol):
 class Lookup(Protocol):
     """How a worker finds recorded answers."""
 
-    async def find(self, keys: Sequence[bytes]) -> RecordedAnswer | None:
-        """The answer of the first key that has one. Never raises but when cancelled."""
+    async def find(self, keys: Sequence[bytes], *, patient: bool = False) -> RecordedAnswer | None:
+        """The answer of the first key that has one. Never raises but when cancelled.
+
+        `patient`: a late answer is better than none.
+        """
         ...
 
     async def aclose(self) -> None: ...
@@ -47,7 +52,7 @@ class CassetteLookup:
     def __init__(self, source: AnswerSource) -> None:
         self._source = source
 
-    async def find(self, keys: Sequence[bytes]) -> RecordedAnswer | None:
+    async def find(self, keys: Sequence[bytes], *, patient: bool = False) -> RecordedAnswer | None:
         found = await self._source.find_cached(keys)
         return None if found is None else from_store(found)
 
@@ -74,17 +79,17 @@ class StoreLookup:
     def __repr__(self) -> str:
         return f"<StoreLookup waiting={len(self._waiting)} late={self.late} failed={self.failed}>"
 
-    async def find(self, keys: Sequence[bytes]) -> RecordedAnswer | None:
+    async def find(self, keys: Sequence[bytes], *, patient: bool = False) -> RecordedAnswer | None:
         if monotonic() < self._rests_until:
             return None
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING and not patient:
             self.late += 1
             return None
         task = asyncio.get_running_loop().create_task(self._ask(keys))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         # Not cancelled when late: the thread that reads would go on all the same.
-        done, _ = await asyncio.wait({task}, timeout=self._patience_s)
+        done, _ = await asyncio.wait({task}, timeout=PATIENT_SECONDS if patient else self._patience_s)
         if not done:
             self.late += 1
             return None

@@ -16,11 +16,12 @@ from .cache.directives import Directives
 from .cache.key import cache_key
 from .cache.normalisers import Normalisers
 from .cache.policy import NOT_ZERO, Policy
-from .content_coding import uncoded
+from .content_coding import content_codings, uncoded
 from .exchange import StreamShape
 from .providers.base import CacheKind, Provider, Route
 from .settings import CacheMode
 
+Identity = tuple[bytes, StreamShape, bytes, bool]
 MOST_QUESTIONS = 512
 """Bodies per shape of request whose question is remembered."""
 _NOT_ZERO = bypass(NOT_ZERO)
@@ -44,9 +45,9 @@ class Question(NamedTuple):
         return None if self.plan.directives.no_store else self.ttl_s
 
     @property
-    def identity(self) -> tuple[bytes, StreamShape, bytes]:
-        """Requests with the same identity can be given the same bytes."""
-        return self.keys[0], self.shape, self.plan.accept_encoding
+    def identity(self) -> Identity:
+        """Requests with the same identity can be given the same bytes, from the same places."""
+        return self.keys[0], self.shape, self.plan.accept_encoding, self.plan.must_be_recorded
 
 
 @dataclass(slots=True)
@@ -68,6 +69,11 @@ class Plan:
     turned_away: Note | None
     """Set where no body can make a difference."""
     questions: dict[bytes, Question | Note] = field(default_factory=dict)
+    coded: bool = field(init=False)
+    """Whether bodies have a content-coding, so that a look at their bytes tells nothing."""
+
+    def __post_init__(self) -> None:
+        self.coded = bool(content_codings(tuple(self.headers)))
 
     @property
     def has_a_say(self) -> bool:
@@ -79,11 +85,17 @@ class Plan:
         """Whether only a recorded answer is wanted."""
         return self.mode == "replay" or self.directives.only_if_cached
 
+    @property
+    def wants_new(self) -> bool:
+        """Whether nothing recorded will do. In replay mode the recording is the origin, and as new as it gets."""
+        return self.directives.no_cache and self.mode != "replay"
+
     def question(self, body: bytes) -> Question | Note:
         """What a body asks, or why it is not served from the record."""
         if (
             self.kind == "generation"
             and self.mode == "safe"
+            and not self.coded
             and not self.provider.may_be_deterministic(self.route.operation, body)
         ):
             return _NOT_ZERO
