@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from factories import NOW_NS, agent_session, body, digest, exchange, recorded, r
 from gemini_caching_proxy.errors import StoreCorrupt, StoreUnavailable
 from gemini_caching_proxy.exchange import CacheUse, Verdict
 from gemini_caching_proxy.stores.base import EntryQuery, Query
-from gemini_caching_proxy.stores.sqlite import answers, connection, entries, schema
+from gemini_caching_proxy.stores.sqlite import answers, connection, entries, schema, steps
 
 KEY = b"k" * 16
 
@@ -240,6 +241,23 @@ def test_lists_of_entries_use_an_index(raw: apsw.Connection, query: EntryQuery, 
 
 
 # Evicting many.
+
+
+def test_much_work_is_done_in_short_transactions(raw: apsw.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=steps.LOCK_S / 3)
+    pauses: list[float] = []
+    monkeypatch.setattr(steps, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(steps, "sleep", pauses.append)
+    seen: list[int] = []
+
+    def act(item: int) -> bool:
+        assert raw.in_transaction
+        seen.append(item)
+        return item % 2 == 0
+
+    assert steps.in_short_steps(raw, range(10), act) == 5
+    assert seen == list(range(10))
+    assert len(pauses) >= 3
 
 
 def test_evicting_many_never_holds_the_lock_for_long(path: Path, store: Door) -> None:
