@@ -1,8 +1,8 @@
 """The demo's clients: a lively mix of calls to a simulated Gemini API, through the proxy.
 
 Everything that the record can show is in it: models, streams of all shapes, thoughts, tools, pictures, embeddings, an
-upload, a conversation that forks, the OpenAI-compatible path, Interactions, errors, a broken stream and a client that
-leaves.
+upload, a conversation that forks, the OpenAI-compatible path, Interactions, answers from the cache, errors, a broken
+stream and a client that leaves.
 """
 
 from __future__ import annotations
@@ -209,6 +209,16 @@ def go_wrong(caller: Caller) -> None:
     caller.ask(FAST, question, how=stream, leave_early=True, x_simulator_options=slow, agent=EDITOR)
 
 
+def ask_again(caller: Caller) -> None:
+    """What was asked before, partly written otherwise: answered from the record."""
+    question = {"generation_config": {"temperature": 0.0}, "contents": [user("Why is the sky blue?")]}
+    caller.ask(FAST, question, agent=NODE_SDK)
+    caller.ask(FAST, question, how="streamGenerateContent?alt=sse", agent=NODE_SDK)
+    embed(caller)
+    poem = {"contents": [user("Write a haiku about rain.")]}
+    caller.ask(SMALL, poem, how="streamGenerateContent", agent=NODE_SDK, x_cache_mode="all")
+
+
 PROGRAMME: tuple[tuple[str, Call], ...] = (
     ("models and token counts", look_around),
     ("questions, a stream with thoughts, a JSON-array stream", ask_and_stream),
@@ -219,5 +229,6 @@ PROGRAMME: tuple[tuple[str, Call], ...] = (
     ("a file upload", upload),
     ("the OpenAI-compatible path", speak_openai),
     ("two Interactions", interact),
+    ("questions that were asked before", ask_again),
     ("errors, a broken stream and a client that leaves", go_wrong),
 )
