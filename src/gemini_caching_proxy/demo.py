@@ -72,6 +72,7 @@ def next_steps(folder: Path, url: str, *, once: bool) -> str:
         ("show last", "the newest one"),
         ("search roses", "find words in requests and answers"),
         ("stats --by model", "tokens, cost, latency"),
+        ("cache stats", "what was answered from the record, and what that saved"),
         ("tail", "follow live"),
     )
     lines = ["", "Look at the record" + (":" if once else " (in another terminal):"), ""]
