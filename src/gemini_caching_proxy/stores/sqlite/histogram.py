@@ -7,9 +7,11 @@ histograms with `group_concat`, and one pass over the characters reads the sum.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 GROWTH = 1.1
 MOST_BUCKETS = 256
@@ -66,10 +68,13 @@ def merge_encoded(into: Histogram, encoded: str) -> None:
 
 def percentile(histogram: Mapping[int, int], share: float) -> int | None:
     """The value of nearest rank: the least with at least `share` (0 to 1) of all at or below it; None for none."""
-    wanted = math.ceil(share * sum(histogram.values()))
-    passed = 0
-    for bucket in sorted(histogram):
-        passed += histogram[bucket]
-        if passed >= wanted:
-            return value_of(bucket)
-    return None
+    return percentiles(histogram, (share,))[0]
+
+
+def percentiles(histogram: Mapping[int, int], shares: Sequence[float]) -> list[int | None]:
+    """As `percentile`, for shares in rising order."""
+    buckets = sorted(histogram)
+    if not buckets:
+        return [None] * len(shares)
+    passed = list(accumulate(histogram[bucket] for bucket in buckets))
+    return [value_of(buckets[bisect_left(passed, math.ceil(share * passed[-1]))]) for share in shares]

@@ -13,7 +13,7 @@ from operator import add
 import apsw
 
 from .connection import fetch_one
-from .histogram import Histogram, bucket_of, condense, encode, merge_encoded
+from .histogram import Histogram, bucket_of, condense, encode, merge_encoded, percentiles
 
 SECOND_NS = 1_000_000_000
 HOUR_S = 3600
@@ -72,6 +72,8 @@ class Tally:
     """In the order of `SUM_COLUMNS`."""
     durations: Histogram = field(default_factory=dict)
     ttfts: Histogram = field(default_factory=dict)
+    _stored: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
+    """Histograms not read yet."""
 
     def count(self, measure: Measure, *, is_error: bool, is_served: bool) -> None:
         """Add one exchange."""
@@ -86,8 +88,16 @@ class Tally:
     def merge(self, sums: Sequence[int], durations: str, ttfts: str) -> None:
         """Add a stored tally, or several added up in SQL."""
         self.sums = list(map(add, self.sums, sums))
-        merge_encoded(self.durations, durations)
-        merge_encoded(self.ttfts, ttfts)
+        self._stored[0].append(durations)
+        self._stored[1].append(ttfts)
+
+    def percentiles(self, shares: Sequence[float]) -> tuple[list[int | None], list[int | None]]:
+        """Of the durations and of the times to the first content, for shares in rising order."""
+        # All stored ones are read as one text: a reading costs more than what a short text holds.
+        merge_encoded(self.durations, "".join(self._stored[0]))
+        merge_encoded(self.ttfts, "".join(self._stored[1]))
+        self._stored = ([], [])
+        return percentiles(self.durations, shares), percentiles(self.ttfts, shares)
 
 
 def _count(histogram: Histogram, microseconds: int | None) -> None:

@@ -16,7 +16,6 @@ from gemini_caching_proxy.stores.base import Query, StatsGroup, StatsRow
 
 from .facets import Facets
 from .filters import conditions
-from .histogram import percentile
 from .rollups import ALL_FACETS, DAY_S, MEASURE_COLUMNS, SECOND_NS, SUM_COLUMNS, Span, Tally, spans
 
 _SUMS = ", ".join(f"sum({name})" for name in SUM_COLUMNS)
@@ -96,6 +95,7 @@ def _row(key: str, tally: Tally) -> StatsRow:
         tally.sums
     )
     cache_hits, saved_nanousd, saved_us = cache
+    durations, ttfts = tally.percentiles((0.50, 0.95, 0.99))
     return StatsRow(
         key=key,
         exchanges=exchanges,
@@ -109,12 +109,12 @@ def _row(key: str, tally: Tally) -> StatsRow:
         total_nanousd=nanousd,
         request_bytes=sent,
         response_bytes=received,
-        duration_us_p50=percentile(tally.durations, 0.50),
-        duration_us_p95=percentile(tally.durations, 0.95),
-        duration_us_p99=percentile(tally.durations, 0.99),
-        ttft_us_p50=percentile(tally.ttfts, 0.50),
-        ttft_us_p95=percentile(tally.ttfts, 0.95),
-        ttft_us_p99=percentile(tally.ttfts, 0.99),
+        duration_us_p50=durations[0],
+        duration_us_p95=durations[1],
+        duration_us_p99=durations[2],
+        ttft_us_p50=ttfts[0],
+        ttft_us_p95=ttfts[1],
+        ttft_us_p99=ttfts[2],
         cache_hits=cache_hits,
         saved_nanousd=saved_nanousd,
         saved_us=saved_us,
