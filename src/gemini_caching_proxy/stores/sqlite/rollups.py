@@ -22,7 +22,7 @@ HOUR_NS = HOUR_S * SECOND_NS
 GRAINS = (("hour", HOUR_S), ("day", DAY_S), ("block", 16 * DAY_S))
 """From fine to coarse; each starts at multiples of its seconds since 1970 and holds whole ones of the one before."""
 ALL_FACETS = 0
-LONGEST_HISTOGRAM = 1500
+LONGEST_HISTOGRAM = 800
 """Characters; a longer one is written anew, with fewer if it can be."""
 
 Measure = tuple[
