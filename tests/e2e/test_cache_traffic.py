@@ -130,5 +130,5 @@ def test_every_recorded_generation_is_served_in_every_shape(tmp_path: Path) -> N
             assert first["finish"] is not None
             assert len(upstream.ledger.requests) == calls, entry["source"]
         assert all(each.startswith("gemini-proxy; hit") for each in sdk.statuses)
-    assert len(entries) > 250
-    assert len(unserved) < 20, unserved
+    assert len(entries) > 300
+    assert len(unserved) <= 1, "only one of them ended for safety"
