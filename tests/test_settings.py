@@ -73,7 +73,7 @@ def test_lists_are_separated_by_commas(text: str, hosts: tuple[str, ...], monkey
         ({"gemini_base_url": "http://x:99999"}, "--gemini-base-url"),
         ({"public_url": "nonsense"}, "--public-url"),
         ({"store": "mysql://x"}, "--store"),
-        ({"cache": "all"}, "--cache"),
+        ({"cache": "sometimes"}, "--cache"),
         ({"idle_timeout": 0}, "--idle-timeout"),
         ({"journal_max_bytes": 1}, "--journal-max-bytes"),
         ({"tls_cert": "/x"}, "tls_cert and tls_key go together"),
@@ -133,5 +133,11 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         "tls_cert",
         "tls_key",
         "upstream_ca",
+        "cassette",
+        "cache_routes",
+        "cache_ttl",
+        "cache_finish_reasons",
+        "cache_normalisers",
+        "cache_patterns",
     }
     assert named == set(Settings.model_fields) - texts - {"gemini_api_key"}

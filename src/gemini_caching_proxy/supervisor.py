@@ -32,6 +32,7 @@ EXIT_OK, EXIT_CONFIG, EXIT_IN_USE = 0, 2, 3
 RESTART_SECONDS = 0.1
 RESTART_SECONDS_MOST = 3.0
 BIND_PATIENCE_SECONDS = 3.0
+START_SECONDS = 10.0
 SERVE_FILE = "serve.json"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """For glibc: bodies of 200 KB come and go, and giving their pages back each time costs more than copying them."""
@@ -249,10 +250,13 @@ class Supervisor:
             process = await self._start(name, sockets)
             ended = asyncio.ensure_future(process.wait())
             stopped = asyncio.ensure_future(stop.wait())
-            self._watch_ready(name, process)
+            ready = self._watch_ready(name, process)
             await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             if stop.is_set():
+                if name == "recorder":
+                    # It takes in what the workers wrote even when it had hardly begun; before it is ready it cannot.
+                    await asyncio.wait((ready, ended), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 await self._see_out(name, process, ended)
                 return
             log.warning("a process died and is started again", process=name, exit_code=process.returncode)
@@ -286,7 +290,7 @@ class Supervisor:
         self._workers[name] = process
         return process
 
-    def _watch_ready(self, name: str, process: asyncio.subprocess.Process) -> None:
+    def _watch_ready(self, name: str, process: asyncio.subprocess.Process) -> asyncio.Future[None]:
         async def announce() -> None:
             assert process.stdout is not None
             if not await process.stdout.readline() or name in ("recorder", *self._ready):
@@ -299,6 +303,7 @@ class Supervisor:
         announcement = asyncio.ensure_future(announce())
         self._announcements.add(announcement)
         announcement.add_done_callback(self._announcements.discard)
+        return announcement
 
     def _announce(self) -> None:
         settings = self._settings
