@@ -8,6 +8,7 @@ Facts about the layout, so that the modules make sense:
   what a single exchange shows; `uses` which parts it needs; `parts` the parts; `words` the full-text index, without
   texts.
 - `rollups` holds sums per UTC hour and day and facet. They outlive the exchanges that prune deletes.
+- `entries` says under which cache keys the answers of exchanges can be served again; `entry_sums` is kept by triggers.
 """
 
 from .connection import sqlite_version
