@@ -19,7 +19,21 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from . import agent_session, figures, latency, machine, million, recorder, report, streams, throughput
+from . import (
+    agent_session,
+    cached,
+    collapse,
+    figures,
+    latency,
+    machine,
+    million,
+    million_hits,
+    recorder,
+    replay,
+    report,
+    streams,
+    throughput,
+)
 from .subjects import NAIVE, NGINX, PROXY, AbsentError, Laboratory, wanted_subjects
 
 
@@ -55,7 +69,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each throughput workload")
     parser.add_argument("--seconds", type=int, help="length of one round")
     parser.add_argument("--streams", type=int, default=1000, help="concurrent slow streams")
-    parser.add_argument("--rows", type=int, help="exchanges in the store of the workload `million`")
+    parser.add_argument("--rows", type=int, help="exchanges in the store of the workloads `million…`")
     parser.add_argument("--million-dir", type=Path, help="folder that keeps that store from run to run")
     parser.add_argument("--upstream", choices=("nginx", "simulator"), help="what plays Gemini; nginx where it is there")
     parser.add_argument("--pause-recorder", action="store_true", help="stop the recorder while load runs")
@@ -147,18 +161,50 @@ def run_recorder(run: Run, lab: Laboratory) -> None:
     run.keep("recorder", result, values)
 
 
+def run_cache(run: Run, lab: Laboratory) -> None:
+    options = run.options
+    loaded = cached.run_load(lab, options.subjects, rounds=options.rounds, seconds=options.seconds, say=run.say)
+    run.keep("cache", loaded, {"cache_hits_vs_misses": loaded["hits_vs_misses"]})
+    idle = cached.run_idle(lab, options.subjects, steps=1000 if options.quick else 6000, say=run.say)
+    p50_us = idle["subjects"].get(PROXY, {}).get("p50_us")
+    run.keep("cache-idle", idle, {"cache_hit_memory_p50_ms": None if p50_us is None else p50_us / 1e3})
+    result = collapse.run(lab, requests=collapse.REQUESTS, say=run.say)
+    run.keep("collapse", result, {"cache_collapsed_calls": result["upstream_calls"]})
+
+
+def run_replay(run: Run, lab: Laboratory) -> None:
+    result = replay.run(lab, turns=agent_session.TURNS, say=run.say)
+    run.keep("replay", result, {"session_replay_hits": min(result["store_hits"], result["cassette_hits"])})
+
+
 def run_million(run: Run, lab: Laboratory) -> None:
     options = run.options
     try:
-        result = million.run(lab, rows=options.rows, folder=options.million_dir, say=run.say)
+        result = million.run(lab, rows=options.rows, folder=million_folder(run, lab), say=run.say)
     except AbsentError as error:
         result = {"absent": {PROXY: str(error)}}
     kinds = ("list", "stats", "search")
-    values = {f"{kind}_ms": result.get(f"worst_{kind}_ms") for kind in kinds}
-    if options.rows < million.FULL_ROWS and any(values.values()):
-        run.say(f"million: {options.rows:,} exchanges say nothing about {million.FULL_ROWS:,}; no verdict")
-        values = {}
-    run.keep("million", result, values)
+    run.keep("million", result, if_full(run, {f"{kind}_ms": result.get(f"worst_{kind}_ms") for kind in kinds}))
+
+
+def run_million_hits(run: Run, lab: Laboratory) -> None:
+    result = million_hits.run(lab, rows=run.options.rows, folder=million_folder(run, lab), say=run.say)
+    p50_ms = result["subjects"]["hits"]["p50_us"] / 1e3
+    run.keep("million-hits", result, if_full(run, {"cache_hit_sqlite_p50_ms": p50_ms}))
+
+
+def million_folder(run: Run, lab: Laboratory) -> Path:
+    """Where the store of a million is, or will be; the same for all workloads of a run."""
+    return run.options.million_dir or lab.scratch / "million-store"
+
+
+def if_full(run: Run, values: dict[str, float | None]) -> dict[str, float | None]:
+    """The values, if they are those of the full size."""
+    rows = run.options.rows
+    if rows < million.FULL_ROWS and any(values.values()):
+        run.say(f"{rows:,} exchanges say nothing about {million.FULL_ROWS:,}; no verdict")
+        return {}
+    return values
 
 
 RUNNERS: dict[str, Callable[[Run, Laboratory], None]] = {
@@ -169,7 +215,10 @@ RUNNERS: dict[str, Callable[[Run, Laboratory], None]] = {
     "latency": run_latency,
     "session": run_session,
     "recorder": run_recorder,
+    "cache": run_cache,
+    "replay": run_replay,
     "million": run_million,
+    "million-hits": run_million_hits,
 }
 
 

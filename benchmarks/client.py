@@ -52,6 +52,30 @@ class AnswerReader:
         self.complete = True
 
 
+class HeadReader(AnswerReader):
+    """Collects the fields of heads too, names in lower case."""
+
+    def __init__(self) -> None:
+        self.fields: dict[bytes, bytes] = {}
+        super().__init__()
+
+    def reset(self) -> None:
+        super().reset()
+        self.fields.clear()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields[name.lower()] = value
+
+    @property
+    def cache_status(self) -> str:
+        """What the proxy's cache said (RFC 9211); empty where it said nothing."""
+        return self.fields.get(b"cache-status", b"").decode()
+
+    @property
+    def is_hit(self) -> bool:
+        return "hit" in [each.strip() for each in self.cache_status.split(";")]
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """One request, in microseconds from its sending."""
@@ -64,8 +88,8 @@ class Timing:
 class Connection:
     """A kept-alive connection for requests one after another."""
 
-    def __init__(self, port: int) -> None:
-        self.reader = AnswerReader()
+    def __init__(self, port: int, reader: AnswerReader | None = None) -> None:
+        self.reader = reader or AnswerReader()
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

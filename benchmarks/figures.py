@@ -85,6 +85,11 @@ TARGETS = (
     Target("list_ms", "list over 1,000,000 exchanges", "at most", 200, "ms"),
     Target("stats_ms", "filtered stats over 1,000,000 exchanges", "at most", 200, "ms"),
     Target("search_ms", "search over 1,000,000 exchanges", "at most", 500, "ms"),
+    Target("cache_hits_vs_misses", "answered from memory, requests/s to those of misses", "at least", 1.5, "x"),
+    Target("cache_hit_memory_p50_ms", "answered from memory at no load, p50", "at most", 1, "ms"),
+    Target("cache_hit_sqlite_p50_ms", "answered from a store of 1,000,000 at no load, p50", "at most", 3, "ms"),
+    Target("cache_collapsed_calls", "upstream calls for 500 identical requests at once", "at most", 1, ""),
+    Target("session_replay_hits", "turns of a 200-turn session replayed, same bytes", "at least", 200, ""),
 )
 
 

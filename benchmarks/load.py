@@ -30,6 +30,19 @@ end
 """
 
 
+NUMBERED = """
+local numbers = {numbers}
+local before, after = wrk.body:match("^(.-){place}(.*)$")
+-- Numbers of another run of this script begin elsewhere, so that none comes twice.
+local asked, first = 0, os.time() * 1000000
+request = function()
+    local number = numbers > 0 and asked % numbers or first + asked
+    asked = asked + 1
+    return wrk.format(nil, nil, nil, before .. string.format("%0{digits}.0f", number) .. after)
+end
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadResult:
     """What wrk saw. Latencies are those under load, in microseconds; `errors` counts statuses over 399 too."""
@@ -52,6 +65,20 @@ def write_script(folder: Path, body: bytes) -> Path:
     payload.write_bytes(body)
     script = folder / "post.lua"
     script.write_text(SCRIPT.format(body=payload, key=payloads.CLIENT_KEY, mark=MARK))
+    return script
+
+
+def write_numbered_script(folder: Path, body: bytes, *, numbers: int | None = None) -> Path:
+    """A wrk script that posts `body` with a number in the place of `payloads.NUMBER_PLACE`.
+
+    Args:
+        numbers: so many in turn, from 0 on; None for another one each time, in whatever run.
+    """
+    script = write_script(folder, body)
+    place = payloads.NUMBER_PLACE.decode()
+    script.write_text(
+        script.read_text() + NUMBERED.format(numbers=numbers or 0, place=place, digits=len(payloads.NUMBER_PLACE))
+    )
     return script
 
 

@@ -18,6 +18,7 @@ from . import program
 from .subjects import ROOT, AbsentError, Laboratory, clean_environment, tail
 
 SCRIPT = ROOT / "tests" / "stores" / "million.py"
+STORE_FILE = "million.sqlite3"
 FULL_ROWS = 1_000_000
 FILL_SECONDS = 3600
 TIMED = re.compile(r"^(?P<name>.+?)\s+first\s+(?P<first>[\d.]+) ms\s+then\s+(?P<then>[\d.]+) ms")
@@ -34,24 +35,11 @@ COMMANDS = {
 REPEATS = 3
 
 
-def run(lab: Laboratory, *, rows: int, folder: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+def run(lab: Laboratory, *, rows: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Fill (unless `folder` holds a store already) and ask; the result is ready for JSON. Raises: AbsentError."""
-    if not SCRIPT.exists():
-        raise AbsentError(f"there is no {SCRIPT.relative_to(ROOT)}")
-    folder = folder or lab.new_folder("million")
     folder.mkdir(parents=True, exist_ok=True)
-    log = lab.new_folder("million-log") / "log"
     say(f"million: {rows:,} exchanges in {folder}; filling takes a while")
-    command: list[str | Path] = [sys.executable, SCRIPT, "--rows", str(rows), "--dir", folder]
-    process = lab.fleet.start(command, cores=lab.cores.subject, log=log, cwd=ROOT, env=clean_environment())
-    try:
-        if process.wait(FILL_SECONDS) != 0:
-            raise AbsentError(f"filling failed: {tail(log)}")
-    except subprocess.TimeoutExpired:
-        raise AbsentError("filling did not end within an hour") from None
-    finally:
-        lab.fleet.stop(process, gently=False)
-    printed = log.read_text()
+    printed = run_script(lab, ["--rows", str(rows), "--dir", str(folder)])
     questions, filled = read(printed)
     worst = {kind: worst_of(questions, kind) for kind in ("list", "stats", "search")}
     return {
@@ -63,6 +51,33 @@ def run(lab: Laboratory, *, rows: int, folder: Path | None, say: Callable[[str],
         **{f"command_{name}_ms": value for name, value in by_command(lab, folder).items()},
         "questions": questions,
     }
+
+
+def filled(lab: Laboratory, *, rows: int, folder: Path, say: Callable[[str], None]) -> Path:
+    """The store in `folder`, filled now unless it was before. Raises: AbsentError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = folder / STORE_FILE
+    if not store.exists():
+        say(f"million: {rows:,} exchanges in {folder}; filling takes a while")
+        run_script(lab, ["--rows", str(rows), "--dir", str(folder), "--skip-questions"])
+    return store
+
+
+def run_script(lab: Laboratory, arguments: list[str]) -> str:
+    """What the script prints. Raises: AbsentError."""
+    if not SCRIPT.exists():
+        raise AbsentError(f"there is no {SCRIPT.relative_to(ROOT)}")
+    log = lab.new_folder("million-log") / "log"
+    command = [sys.executable, str(SCRIPT), *arguments]
+    process = lab.fleet.start(command, cores=lab.cores.subject, log=log, cwd=ROOT, env=clean_environment())
+    try:
+        if process.wait(FILL_SECONDS) != 0:
+            raise AbsentError(f"filling failed: {tail(log)}")
+    except subprocess.TimeoutExpired:
+        raise AbsentError("filling did not end within an hour") from None
+    finally:
+        lab.fleet.stop(process, gently=False)
+    return log.read_text()
 
 
 def read(output: str) -> tuple[dict[str, dict[str, float]], float | None]:
@@ -93,7 +108,7 @@ def worst_of(questions: dict[str, dict[str, float]], kind: str) -> float | None:
 
 def by_command(lab: Laboratory, folder: Path) -> dict[str, float | None]:
     """Milliseconds of whole commands, the median of a few; None where one fails."""
-    store = f"sqlite://{(folder / 'million.sqlite3').absolute()}"
+    store = f"sqlite://{(folder / STORE_FILE).absolute()}"
     times = {"start": timed(lab, ["version"], None)}
     return times | {name: timed(lab, [*words, "--store", store], folder) for name, words in COMMANDS.items()}
 

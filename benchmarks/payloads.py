@@ -21,6 +21,7 @@ STREAM_QUERY = "alt=sse"
 CLIENT_KEY = "benchmark-client-key"
 EVENTS_PER_STREAM = 100
 ID_PLACE = "############"
+NUMBER_PLACE = b"@" * 16
 SMALL_BYTES, AGENT_BYTES, ANSWER_BYTES, EVENT_BYTES = 2048, 200 * 1024, 1024, 300
 
 STAMP_PATTERN = rb'"responseId": "(\d+)-(\d+)"'
@@ -45,14 +46,26 @@ def turn(role: str, text: str) -> dict[str, object]:
     return {"role": role, "parts": [{"text": text}]}
 
 
-def request_body(size: int, *, seed: int = 0) -> bytes:
+def request_body(size: int, *, seed: int = 0, temperature: float = 0.7) -> bytes:
     """A `generateContent` request of exactly `size` bytes, in turns of about 4 KB; another one for another seed."""
     base = seed * 1000
     contents = [turn("model" if n % 2 else "user", words(base + n, 4000)) for n in range(1, size // 4096 + 1)]
-    shell = {"contents": [*contents, turn("user", "")], "generationConfig": {"temperature": 0.7}}
+    shell = {"contents": [*contents, turn("user", "")], "generationConfig": {"temperature": temperature}}
     missing = size - len(json.dumps(shell).encode())
     last = turn("user", words(base, missing).ljust(missing, "."))
     return json.dumps(shell | {"contents": [*contents, last]}).encode()
+
+
+def numbered_body(size: int = SMALL_BYTES) -> bytes:
+    """A request that may be answered from a recording, with a place for a number that makes it one of its own."""
+    body = request_body(size, temperature=0)
+    start = body.index(words(0, 40).encode())
+    return body[:start] + NUMBER_PLACE + body[start + len(NUMBER_PLACE) :]
+
+
+def with_number(body: bytes, number: int) -> bytes:
+    """What `numbered_body` gave, with a number in its place."""
+    return body.replace(NUMBER_PLACE, b"%0*d" % (len(NUMBER_PLACE), number))
 
 
 def usage(prompt: int, answer: int) -> dict[str, int]:

@@ -35,7 +35,8 @@ def show(console: Console, name: str, result: Json) -> None:
         console.print(_table("latency at no load, µs", _rounded(result["unary"])))
         console.print(_table("delay of one SSE chunk at no load, µs", _rounded(result["chunks"])))
     elif "subjects" in result:
-        console.print(_table(f"{name}: {result['streams']} at once", _rounded(result["subjects"])))
+        title = f"{name}: {result['streams']} at once" if "streams" in result else f"{name}, µs"
+        console.print(_table(title, _rounded(result["subjects"])))
     else:
         plain = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
         if plain:

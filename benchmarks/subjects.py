@@ -1,8 +1,9 @@
 """The things compared, each started anew and pinned to the subject's core.
 
 `direct` is the upstream itself, for reference. `nginx` and the two naive relays are the yardsticks. `proxy` is the real
-program with recording on, `proxy-norecord` the same without. Only its worker runs on the subject's core; its recorder
-and API share the load's core, as the upstream and the load generator do.
+program with recording on, `proxy-norecord` the same without, `proxy-nocache` never answers from what it recorded.
+Only its worker runs on the subject's core; its recorder and API share the load's core, as the upstream and the load
+generator do.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import psutil
 
 from . import machine, nginx, payloads
 
-DIRECT, NGINX, PROXY, NO_RECORD = "direct", "nginx", "proxy", "proxy-norecord"
+DIRECT, NGINX, PROXY = "direct", "nginx", "proxy"
+NO_RECORD, NO_CACHE = "proxy-norecord", "proxy-nocache"
 NAIVE, NAIVE_POOLED = "naive", "naive-pooled"
-SUBJECTS = (DIRECT, NGINX, PROXY, NO_RECORD, NAIVE, NAIVE_POOLED)
+SUBJECTS = (DIRECT, NGINX, PROXY, NO_RECORD, NO_CACHE, NAIVE, NAIVE_POOLED)
 JOURNAL_CEILING = 32 << 30
 START_SECONDS = 30.0
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,14 +133,26 @@ class Laboratory:
     def _start_proxy(self, name: str, folder: Path) -> Subject:
         if not self.program.exists():
             raise AbsentError(f"there is no {self.program}")
-        return self.start_proxy(name, folder, self.upstream_url, record=name != NO_RECORD)
+        arguments = ("--cache", "off") if name == NO_CACHE else ()
+        return self.start_proxy(name, folder, self.upstream_url, record=name != NO_RECORD, arguments=arguments)
 
-    def start_proxy(self, name: str, folder: Path, upstream_url: str, *, record: bool = True) -> Subject:
+    def start_proxy(
+        self, name: str, folder: Path, upstream_url: str, *, record: bool = True, arguments: Sequence[str] = ()
+    ) -> Subject:
         """`gemini-proxy serve` with its data below `folder`, its worker alone on the subject's core."""
-        port = machine.free_port()
         data_dir = folder / "data"
-        command = [str(self.program), "serve", "--port", str(port), "--gemini-base-url", upstream_url]
-        command += ["--data-dir", str(data_dir)]
+        words = ["serve", "--gemini-base-url", upstream_url, "--data-dir", str(data_dir), *arguments]
+        return self._start_program(name, folder, words, data_dir, record=record)
+
+    def start_replay(self, folder: Path, cassette: Path) -> Subject:
+        """`gemini-proxy replay` of a cassette."""
+        return self._start_program(PROXY, folder, ["replay", str(cassette)], None, record=False)
+
+    def _start_program(
+        self, name: str, folder: Path, words: Sequence[str], data_dir: Path | None, *, record: bool
+    ) -> Subject:
+        port = machine.free_port()
+        command = [str(self.program), *words, "--port", str(port)]
         ceiling = min(JOURNAL_CEILING, shutil.disk_usage(folder).free // 2)
         env = clean_environment() | {
             "GEMINI_PROXY_RECORD": "true" if record else "false",
