@@ -128,6 +128,12 @@ class Flight:
         else:
             self._caching.spawn(self._look())
 
+    def go(self, member: Member) -> None:
+        """With its only member: call at once."""
+        self._members.append(member)
+        member.take_flight(self)
+        self._depart(miss(Verdict.MISS, self._question.keys[0], self._question.kept_s))
+
     def join(self, member: Member) -> None:
         """Another one asks the same."""
         self._members.append(member)
@@ -271,8 +277,7 @@ class Flight:
         followers, self._members = self._members, []
         self._close()
         for follower in followers:
-            follower.take_flight(None)
-            follower.call_out(miss(Verdict.MISS, follower.question.keys[0], None))
+            Flight(self._caching, follower.question, shared=False).go(follower)
 
     def _grow_too_large(self) -> None:
         self._kept_whole = False

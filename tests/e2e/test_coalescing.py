@@ -330,9 +330,12 @@ def test_a_failed_call_is_the_leaders_alone(
     assert [answered.status for answered in answers] == [200] * 19
     assert len({answered.body for answered in answers}) == 19, "each has called for itself"
     for answered in answers:
-        assert said(answered).keys() == {"fwd", "key"}
+        assert said(answered).keys() == {"fwd", "stored", "ttl", "key"}
         assert answered.header(b"x-source-exchange-id") is None
     assert len(upstream.requests) == 20
+    again = ask(port, call(generate(words)))
+    assert is_hit(again)
+    assert again.body in {answered.body for answered in answers}
 
 
 @pytest.mark.parametrize("how", ["rst", "fin"])
