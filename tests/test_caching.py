@@ -143,6 +143,20 @@ class CacheModel(RuleBasedStateMachine):
         if finish == "STOP" and not begun and wish != "no-store":
             self.succeeded(Known(text, body), how == "large")
 
+    @rule(text=st.sampled_from(TEXTS), again=st.sampled_from(sorted(WISHES)), seconds=st.sampled_from([0, 400, 1100]))
+    def ask_answer_and_ask_again(self, text: str, again: str, seconds: int) -> None:
+        """The commonest story, which chance alone seldom tells."""
+        self.ask_and_look(text, "plain")
+        caller = self.callers[-1][0]
+        if caller.calling:
+            self.nonces += 1
+            body = make_answer(f"nonce {self.nonces}")
+            caller.comes(body, complete=True)
+            self.succeeded(Known(text, body), large=False)
+        if seconds:
+            self.time_passes(seconds)
+        self.ask_and_look(text, again)
+
     @precondition(lambda self: self.calling())
     @rule(data=st.data(), status=st.sampled_from([429, 500]))
     def refuse(self, data: st.DataObject, status: int) -> None:
@@ -182,6 +196,7 @@ class CacheModel(RuleBasedStateMachine):
     # Never exactly a limit: real time passes too.
     @rule(seconds=st.sampled_from([11, 400, 1100]))
     def time_passes(self, seconds: int) -> None:
+        self.only_what_may_serve_serves()
         for known in self.known.values():
             known.age_s += seconds
         for answer in [*self.lookup.entries.values(), *(each for each, _ in self.caching.hot._answers.values())]:
@@ -289,5 +304,5 @@ def consult_key(plan: Any, text: str) -> bytes:
 
 TestCacheModel = pytest.mark.slow(CacheModel.TestCase)
 TestCacheModel.settings = settings(
-    max_examples=400, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=600, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -210,20 +210,23 @@ class Caching:
             return
         endings = plan.provider.endings(plan.route.operation, answer.headers, plain.data)
         if self.policy.entry_kind(answer.status, question.kind, endings) == "answer":
-            known = self.hot.get(answer.key)
-            if known is None or not known.pinned:
-                self.hot.put(answer)
+            self._heed_changes()
+            self.hot.put(answer)
 
     def _hot(self, question: Question) -> RecordedAnswer | None:
-        changed_ns = last_change_ns(self._data_dir)
-        if changed_ns != self._seen_change_ns:
-            self._seen_change_ns = changed_ns
-            self.hot.clear()
+        self._heed_changes()
         for key in question.keys:
             answer = self.hot.get(key)
             if answer is not None:
                 return answer
         return None
+
+    def _heed_changes(self) -> None:
+        """Drop what is held if entries were changed behind our back."""
+        changed_ns = last_change_ns(self._data_dir)
+        if changed_ns != self._seen_change_ns:
+            self._seen_change_ns = changed_ns
+            self.hot.clear()
 
     def _now_text(self) -> bytes:
         now = int(time())

@@ -101,6 +101,22 @@ def test_the_longest_unused_goes_first() -> None:
     assert hot.get(answers[0].key) is answers[0]
 
 
+def test_what_has_less_of_a_claim_does_not_take_the_place() -> None:
+    new, old, error = (
+        recorded_answer(KEY, PLAIN, age_s=5),
+        recorded_answer(KEY, PLAIN, age_s=500),
+        recorded_answer(KEY, PLAIN, kind="error", status=429),
+    )
+    pinned = recorded_answer(KEY, PLAIN, pinned=True, age_s=9000)
+    for better, *worse in ([new, old, error], [pinned, new, old, error], [old, error]):
+        for other in worse:
+            for order in ((better, other), (other, better)):
+                hot = HotAnswers(100_000)
+                for answer in order:
+                    hot.put(answer)
+                assert hot.get(KEY) is better
+
+
 @pytest.mark.parametrize("size", [0, 1])
 def test_no_memory_at_all(size: int) -> None:
     hot = HotAnswers(size)

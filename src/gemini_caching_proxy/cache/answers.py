@@ -62,6 +62,14 @@ class RecordedAnswer:
         """Bytes it takes, about."""
         return sum(map(len, self.chunks)) + sum(len(name) + len(value) + 64 for name, value in self.headers) + 1024
 
+    def replaces(self, other: RecordedAnswer) -> bool:
+        """Whether this one is served rather than another of the same key, as `CacheEntry` has it."""
+        if self.pinned != other.pinned:
+            return self.pinned
+        if self.kind != other.kind:
+            return self.kind == "answer"
+        return self.stored_ns >= other.stored_ns
+
     def variant(self, shape: StreamShape, accepted: Callable[[str], bool], reshape: Reshape) -> RecordedAnswer | None:
         """The answer in the shape and the content-codings that a client wants; None if it cannot be put into them."""
         shape = shape if self.status == 200 else self.shape
@@ -175,7 +183,14 @@ class HotAnswers:
         return found[0]
 
     def put(self, answer: RecordedAnswer) -> None:
-        """Take an answer in; one that is larger than a quarter of the room stays out."""
+        """Take an answer in.
+
+        One that is larger than a quarter of the room stays out, and one that has less of a claim than what is held
+        (`replaces`): the store may be behind what this worker has seen.
+        """
+        known = self._answers.get(answer.key)
+        if known is not None and not answer.replaces(known[0]):
+            return
         size = answer.size
         self.drop(answer.key)
         if size > self._most_bytes // 4:
