@@ -67,11 +67,12 @@ async def export(
         raise refuse("--cassette", "is needed: cassettes are the one format there is")
     if ids and filters != Filters(Query()):
         raise refuse("ID", "chooses by itself: give ids or filters, not both")
+    # Before the store is looked for: a recorder that has just begun makes it.
+    await _wait_for_recorder(settings)
     if not store_exists(settings):
         note(first_steps(settings))
         raise typer.Exit(1)
     path = _target(target["cassette"], force=target["force"])
-    await _wait_for_recorder(settings)
     async with reading(settings) as store:
         chosen = await _by_id(store, ids) if ids else await _by_filter(store, filters)
         if not chosen:
