@@ -213,10 +213,9 @@ class Worker:
             settings.journal_dir, name, max_bytes=settings.journal_max_bytes, sync_ms=settings.journal_sync_ms
         )
 
-    def _make_caching(self) -> Caching | None:
+    def _make_caching(self) -> Caching:
+        # With the cache off too: a request can ask for another mode.
         settings, known = self._settings, providers()
-        if settings.cache == "off" and not settings.cache_routes:
-            return None
         lookup: Lookup
         if settings.cassette is not None:
             index = Index.from_settings(settings, known, imported=True)

@@ -154,15 +154,18 @@ def test_modes_by_route(tmp_path: Path, upstream: ScriptedUpstream) -> None:
         assert not upstream.requests
 
 
-def test_without_a_cache_nothing_is_said(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+def test_with_the_cache_off_a_request_can_still_ask_for_it(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     upstream.script = Numbered()
     with ProxyProcess(tmp_path, upstream=upstream.url, cache="off") as proxy:
         first, again = twice(proxy.port, call(generate("a")))
         assert first.body != again.body
-        assert again.header(b"cache-status") is None
+        assert again.header(b"cache-status") == b'gemini-proxy; fwd=bypass; detail="the cache is off"'
         (one, other) = proxy.exchanges(2)
         assert one.cache is None
         assert other.cache is None
+        assert ask(proxy.port, call(generate("a"), b"generateContent", b"X-Cache-Mode: replay")).body == again.body
+        assert ask(proxy.port, call(generate("b"), b"generateContent", REPLAY)).status == 504
+        assert ask(proxy.port, call(generate("b"), b"generateContent", b"X-Cache-Mode: never")).status == 400
 
 
 # What the answer says
