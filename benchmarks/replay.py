@@ -75,8 +75,13 @@ def replay(
         assert subject.process is not None
         lab.fleet.stop(subject.process)
     took = [took_us for _, _, took_us in played]
-    good = [is_hit and body == first for (body, is_hit, _), first in zip(played, recorded, strict=True)]
-    return {"hits": sum(good), "turn_p50_ms": percentile(took, 50) / 1e3, "turn_p99_ms": percentile(took, 99) / 1e3}
+    hits = good_turns(played, recorded)
+    return {"hits": hits, "turn_p50_ms": percentile(took, 50) / 1e3, "turn_p99_ms": percentile(took, 99) / 1e3}
+
+
+def good_turns(played: Sequence[tuple[bytes, bool, float]], recorded: Sequence[bytes]) -> int:
+    """How many turns were hits with the bytes of the first time."""
+    return sum(is_hit and body == first for (body, is_hit, _), first in zip(played, recorded, strict=True))
 
 
 def play(subject: Subject, bodies: Sequence[bytes]) -> list[tuple[bytes, bool, float]]:

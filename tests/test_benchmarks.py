@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -15,10 +16,24 @@ from typing import Literal
 
 import psutil
 import pytest
-from benchmarks import agent_session, figures, latency, load, machine, million, payloads, report, streams, throughput
+from benchmarks import (
+    agent_session,
+    cached,
+    collapse,
+    figures,
+    latency,
+    load,
+    machine,
+    million,
+    payloads,
+    replay,
+    report,
+    streams,
+    throughput,
+)
 from benchmarks import nginx as nginx_config
-from benchmarks.__main__ import parse_options
-from benchmarks.client import Connection, request_bytes
+from benchmarks.__main__ import Run, if_full, parse_options
+from benchmarks.client import Connection, HeadReader, request_bytes
 from benchmarks.subjects import DIRECT, NGINX, PROXY, AbsentError, Laboratory, Subject, wanted_subjects
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +88,14 @@ def test_requests_have_their_size_and_differ_by_seed() -> None:
     agent = payloads.request_body(payloads.AGENT_BYTES)
     assert len(agent) == payloads.AGENT_BYTES
     assert len(json.loads(agent)["contents"]) > 40
+
+
+def test_numbered_requests_differ_in_their_number_alone() -> None:
+    body = payloads.numbered_body()
+    one, other = (payloads.with_number(body, number) for number in (7, 12345))
+    assert len(one) == len(other) == payloads.SMALL_BYTES
+    assert one.replace(b"%016d" % 7, b"%016d" % 12345) == other != one
+    assert json.loads(one)["generationConfig"]["temperature"] == 0
 
 
 def test_stream_events_are_in_googles_framing() -> None:
@@ -242,6 +265,115 @@ def test_connection_times_one_answer_after_another(streamer: type[Streamer]) -> 
             assert timing.status == 200
             assert 0 < timing.first_byte_us <= timing.last_byte_us
             assert len(latency.STAMP.findall(connection.reader.body)) == 10
+
+
+class Cached(http.server.BaseHTTPRequestHandler):
+    """Answers every POST with what it was sent, and calls the second of a body a hit."""
+
+    protocol_version = "HTTP/1.1"
+    bodies: list[bytes]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        seen = body in self.bodies
+        self.bodies.append(body)
+        self.send_response(200)
+        self.send_header("Cache-Status", "gemini-proxy; hit; ttl=60" if seen else "gemini-proxy; fwd=miss; stored")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def cached_server() -> Iterator[tuple[Subject, list[bytes]]]:
+    bodies: list[bytes] = []
+    handler = type("Handler", (Cached,), {"bodies": bodies})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield Subject(PROXY, server.server_port), bodies
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_hit_is_told_from_a_miss(cached_server: tuple[Subject, list[bytes]]) -> None:
+    subject, _ = cached_server
+    reader = HeadReader()
+    with Connection(subject.port, reader) as connection:
+        told = []
+        for body in (b"{1}", b"{1}", b"{2}"):
+            connection.exchange(request_bytes("/x", body))
+            told.append((reader.is_hit, bytes(reader.body)))
+    assert told == [(False, b"{1}"), (True, b"{1}"), (False, b"{2}")]
+
+
+def test_a_miss_among_hits_is_an_error(cached_server: tuple[Subject, list[bytes]]) -> None:
+    subject, _ = cached_server
+    body = payloads.numbered_body()
+    with pytest.raises(ValueError, match="not served"):
+        cached.closed_loop([subject], body, 5)
+    cached.prime(subject, body)
+    assert len(cached.closed_loop([subject], body, 5)[PROXY]) == 5
+
+
+def test_rounds_whose_calls_are_not_what_they_should_be_are_no_result() -> None:
+    cached.check_hits(0)
+    with pytest.raises(ValueError, match="3 requests went upstream"):
+        cached.check_hits(3)
+    cached.check_misses(199, sample("misses", 1, 100), 2)
+    with pytest.raises(ValueError, match="150 upstream calls"):
+        cached.check_misses(150, sample("misses", 1, 100), 2)
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_load_repeats_known_numbers_and_never_a_new_one(
+    lab: Laboratory, cached_server: tuple[Subject, list[bytes]], tmp_path: Path
+) -> None:
+    subject, bodies = cached_server
+    template = payloads.numbered_body()
+    known = load.write_numbered_script(cached.folder_in(tmp_path, "known"), template, numbers=5)
+    new = load.write_numbered_script(cached.folder_in(tmp_path, "new"), template)
+
+    def sent(script: Path) -> list[bytes]:
+        bodies.clear()
+        url = f"http://127.0.0.1:{subject.port}/x"
+        assert load.run_wrk(lab.fleet, lab.cores, url, script, connections=2, seconds=1).errors == 0
+        return list(bodies)
+
+    assert set(sent(known)) == {payloads.with_number(template, number) for number in range(5)}
+    fresh = [*sent(new), *sent(new)]
+    assert len(set(fresh)) == len(fresh)
+    assert {len(each) for each in fresh} == {payloads.SMALL_BYTES}
+
+
+def test_every_call_that_comes_through_is_counted() -> None:
+    with collapse.HoldingServer() as upstream:
+        said = collapse.flood(Subject(DIRECT, upstream.server.server_port), upstream, 20)
+        assert (upstream.calls, sum(said.values())) == (20, 20)
+
+
+def test_turns_count_only_as_hits_with_the_bytes_of_the_first_time(
+    cached_server: tuple[Subject, list[bytes]],
+) -> None:
+    subject, _ = cached_server
+    bodies = [b'{"turn": %d}' % number for number in range(3)]
+    assert [is_hit for _, is_hit, _ in replay.play(subject, bodies)] == [False] * 3
+    again = replay.play(subject, bodies)
+    assert [is_hit for _, is_hit, _ in again] == [True] * 3
+    assert replay.good_turns(again, bodies) == 3
+    assert replay.good_turns(again, [bodies[0], b"other bytes", bodies[2]]) == 2
+    assert replay.good_turns([(bodies[0], False, 1.0)], bodies[:1]) == 0
+
+
+def test_a_smaller_store_gives_no_verdict_on_a_million() -> None:
+    run = Run(parse_options(["--rows", "5000"]), report.console())
+    assert if_full(run, {"list_ms": 3.0}) == {}
+    run = Run(parse_options([]), report.console())
+    assert if_full(run, {"list_ms": 3.0}) == {"list_ms": 3.0}
 
 
 UPSTREAMS = (
