@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
 
-_KEY: Final = b'emperature"'
+from ahocorasick_rs import BytesAhoCorasick
+
+_KEYS = BytesAhoCorasick([b'emperature"'])
+"""Several times as fast as `bytes.find` on large bodies."""
 _MAY_BE_ZERO = re.compile(
     rb"""[ \t\r\n]*+:[ \t\r\n]*+"?+-?+(?:
         0(?!\.?[0-9]*[1-9])     # zeros only
@@ -22,9 +24,4 @@ def may_be_zero(body: bytes) -> bool:
     May say yes wrongly. Says no wrongly only where the key is written with escapes, which no client does and which
     costs no more than a miss: looking for those as well would double the time.
     """
-    at = body.rfind(_KEY)
-    while at >= 0:
-        if _MAY_BE_ZERO.match(body, at + len(_KEY)) is not None:
-            return True
-        at = body.rfind(_KEY, 0, at)
-    return False
+    return any(_MAY_BE_ZERO.match(body, end) is not None for _, _, end in _KEYS.find_matches_as_indexes(body))
