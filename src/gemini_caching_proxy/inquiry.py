@@ -102,7 +102,7 @@ class Inquiry(Outbound):
         announced = self._request.announced_size or 0
         if max(announced, sum(map(len, held))) > caching.largest:
             caching.turn_away(self, plan, caching.too_large)
-        elif held and _JSON_START.match(held[0]) is None and not _is_coded(self._shape):
+        elif held and _JSON_START.match(held[0]) is None and not plan.coded:
             caching.turn_away(self, plan, caching.not_json)
         elif self._request.complete:
             caching.consult(self, plan, held[0] if len(held) == 1 else b"".join(held))
@@ -198,10 +198,6 @@ class Inquiry(Outbound):
         plan = self._call.plan
         if self._capture is not None and plan is not None and plan.has_a_say:
             self._capture.cached(note.verdict, note.key, note.source, note.source_us, note.detail)
-
-
-def _is_coded(shape: Shape) -> bool:
-    return any(field.recorded[0].lower() == b"content-encoding" for field in shape.fields)
 
 
 def plan_caching(call: Call) -> Caching:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from gemini_caching_proxy.content_coding import content_codings, uncoded
 from gemini_caching_proxy.exchange import EntryKind, Headers, StreamShape
-from gemini_caching_proxy.stores.base import CachedAnswer
+from gemini_caching_proxy.stores.base import CachedAnswer, replaces
 
 _NOT_KEPT = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length date age expires"
@@ -61,14 +61,6 @@ class RecordedAnswer:
     def size(self) -> int:
         """Bytes it takes, about."""
         return sum(map(len, self.chunks)) + sum(len(name) + len(value) + 64 for name, value in self.headers) + 1024
-
-    def replaces(self, other: RecordedAnswer) -> bool:
-        """Whether this one is served rather than another of the same key, as `CacheEntry` has it."""
-        if self.pinned != other.pinned:
-            return self.pinned
-        if self.kind != other.kind:
-            return self.kind == "answer"
-        return self.stored_ns >= other.stored_ns
 
     def variant(self, shape: StreamShape, accepted: Callable[[str], bool], reshape: Reshape) -> RecordedAnswer | None:
         """The answer in the shape and the content-codings that a client wants; None if it cannot be put into them."""
@@ -189,7 +181,7 @@ class HotAnswers:
         (`replaces`): the store may be behind what this worker has seen.
         """
         known = self._answers.get(answer.key)
-        if known is not None and not answer.replaces(known[0]):
+        if known is not None and not replaces(answer, known[0]):
             return
         size = answer.size
         self.drop(answer.key)

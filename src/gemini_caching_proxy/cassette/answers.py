@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from gemini_caching_proxy.exchange import EntryKind, Exchange, Response
-from gemini_caching_proxy.stores.base import CachedAnswer, CacheEntry
+from gemini_caching_proxy.stores.base import CachedAnswer, CacheEntry, replaces
 
 EntryOf = Callable[[Exchange], tuple[bytes, EntryKind] | None]
 
@@ -41,9 +41,6 @@ class CassetteAnswers:
     def _take(self, key: bytes, kind: EntryKind, exchange: Exchange, response: Response) -> None:
         timing = exchange.timing
         ended_ns = exchange.started_ns + (timing.last_byte_us or 0) * 1000
-        known = self._answers.get(key)
-        if known is not None and not _replaces(kind, ended_ns, known.entry):
-            return
         entry = CacheEntry(
             key=key,
             exchange=exchange.id,
@@ -56,13 +53,9 @@ class CassetteAnswers:
             conversation=None,
             size=response.body.size,
         )
+        known = self._answers.get(key)
+        if known is not None and not replaces(entry, known.entry):
+            return
         self._answers[key] = CachedAnswer(
             entry, response, exchange.stream_shape, timing.first_byte_us, timing.last_byte_us
         )
-
-
-def _replaces(kind: EntryKind, ended_ns: int, known: CacheEntry) -> bool:
-    """As `CacheEntry` says: the newer one, but an error never takes the place of an answer."""
-    if kind != known.kind:
-        return kind == "answer"
-    return ended_ns >= known.stored_ns

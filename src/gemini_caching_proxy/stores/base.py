@@ -226,6 +226,28 @@ class CacheEntry:
     saved_us: int = 0
 
 
+class Claim(Protocol):
+    """What decides which of two answers stands under a key: an entry has it, and an answer held in memory."""
+
+    @property
+    def kind(self) -> EntryKind: ...
+
+    @property
+    def pinned(self) -> bool: ...
+
+    @property
+    def stored_ns(self) -> int: ...
+
+
+def replaces(new: Claim, known: Claim) -> bool:
+    """Whether one answer takes the place of another of the same key, as `CacheEntry` has it."""
+    if new.pinned != known.pinned:
+        return new.pinned
+    if new.kind != known.kind:
+        return new.kind == "answer"
+    return new.stored_ns >= known.stored_ns
+
+
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
     """An entry with what is needed to serve it."""
