@@ -16,12 +16,12 @@ import msgspec
 
 from gemini_caching_proxy.errors import NotFound
 from gemini_caching_proxy.stores.base import CachedAnswer, CacheEntry, CacheStats, EntryPage, EntryQuery
+from gemini_caching_proxy.stores.codec import Codec, unpack_numbers
+from gemini_caching_proxy.stores.records import Dissected, FetchPart, restore_response
 
-from .codec import Codec, unpack_numbers
 from .connection import Value, fetch_all, fetch_one
 from .facets import Facets
 from .filters import Filter
-from .records import Dissected, FetchPart, restore_response
 from .summaries import uuid_of
 
 MOST_KNOWN_HEADERS = 1000

@@ -12,9 +12,9 @@ import apsw
 
 from gemini_caching_proxy.errors import NotFound
 from gemini_caching_proxy.exchange import EntryKind, Exchange, Response
+from gemini_caching_proxy.stores.facets import INT64_MAX, bounded
 
 from .connection import fetch_one
-from .facets import INT64_MAX, bounded
 
 _MAKE = """
     INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL, 0, 0)

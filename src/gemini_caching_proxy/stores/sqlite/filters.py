@@ -9,7 +9,7 @@ import msgspec
 
 from gemini_caching_proxy.stores.base import Query
 
-from .phrases import match_expression
+from .expression import match_expression
 
 _MATCHING = (
     "SELECT ifnull(p.owner, w.rowid) FROM words w LEFT JOIN parts p ON p.id = w.rowid"

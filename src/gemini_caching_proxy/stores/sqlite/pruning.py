@@ -19,8 +19,8 @@ from time import monotonic, sleep
 import apsw
 
 from gemini_caching_proxy.stores.base import PruneResult
+from gemini_caching_proxy.stores.codec import Codec, unpack_numbers
 
-from .codec import Codec, unpack_numbers
 from .connection import fetch_all, transaction
 from .steps import LOCK_S, PAUSE_S, READ_ROWS, in_short_steps
 

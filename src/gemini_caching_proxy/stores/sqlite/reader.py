@@ -35,19 +35,21 @@ from gemini_caching_proxy.stores.base import (
     StoreSize,
     Summary,
 )
+from gemini_caching_proxy.stores.codec import Codec, unpack_numbers
+from gemini_caching_proxy.stores.facets import FACET_FIELDS
+from gemini_caching_proxy.stores.marks import chain_mark, response_mark
+from gemini_caching_proxy.stores.phrases import snippet
+from gemini_caching_proxy.stores.records import Columns, Dissected, restore
 
 from .answers import Answers
-from .codec import Codec, unpack_numbers
 from .connection import fetch_all, fetch_one, open_reader
-from .facets import FACET_FIELDS, Facets
+from .expression import match_expression
+from .facets import Facets
 from .filters import conditions
-from .phrases import match_expression, snippet
 from .pruning import file_bytes
-from .records import Columns, Dissected, restore
 from .search import Match, Matches
 from .statistics import Statistics
 from .summaries import read_summary, uuid_of
-from .writer import chain_mark, response_mark
 
 MOST_FACETS_APART = 1000
 """With more facets than this to look into, walking all exchanges by time is cheaper."""

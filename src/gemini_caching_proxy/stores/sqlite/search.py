@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import apsw
 
-from .codec import Codec
+from gemini_caching_proxy.stores.codec import Codec
+from gemini_caching_proxy.stores.records import stored_text
+
 from .connection import fetch_all, fetch_one
 from .filters import Filter
-from .records import stored_text
 
 _WALK = (
     "SELECT w.rowid, e.sequence FROM words w LEFT JOIN parts p ON p.id = w.rowid"

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import apsw
 import msgspec
 
 from gemini_caching_proxy.stores.base import Query, StatsGroup, StatsRow
+from gemini_caching_proxy.stores.tallies import (
+    DAY_S,
+    SECOND_NS,
+    SUM_COLUMNS,
+    Groups,
+    Span,
+    Tally,
+    spans,
+    stats_rows,
+    time_key,
+)
 
 from .facets import Facets
 from .filters import conditions
-from .rollups import ALL_FACETS, DAY_S, MEASURE_COLUMNS, SECOND_NS, SUM_COLUMNS, Span, Tally, spans
+from .rollups import ALL_FACETS, MEASURE_COLUMNS
 
 _SUMS = ", ".join(f"sum({name})" for name in SUM_COLUMNS)
-Groups = dict[str, Tally]
 
 
 class Statistics:
@@ -43,9 +52,7 @@ class Statistics:
                     self._add_exchanges(within, group, groups)
                 else:
                     self._add_rollups(span, query, group, groups)
-        rows = [_row(key, tally) for key, tally in groups.items()]
-        in_time = group in ("day", "hour")
-        return tuple(sorted(rows, key=lambda row: (0 if in_time else -row.exchanges, row.key)))
+        return stats_rows(groups, group)
 
     def _add_rollups(self, span: Span, query: Query, group: StatsGroup | None, groups: Groups) -> None:
         facets = self._facets.matching(query)
@@ -86,36 +93,5 @@ class Statistics:
         if group is None:
             return ""
         if group in ("day", "hour"):
-            return datetime.fromtimestamp(start_s, UTC).strftime("%Y-%m-%d" if group == "day" else "%Y-%m-%dT%H:00Z")
+            return time_key(start_s, group)
         return self._facets[facet].group_key(group)
-
-
-def _row(key: str, tally: Tally) -> StatsRow:
-    exchanges, errors, input_tokens, cached, output, thoughts, total, priced, nanousd, sent, received, *cache = (
-        tally.sums
-    )
-    cache_hits, saved_nanousd, saved_us = cache
-    durations, ttfts = tally.percentiles((0.50, 0.95, 0.99))
-    return StatsRow(
-        key=key,
-        exchanges=exchanges,
-        errors=errors,
-        input_tokens=input_tokens,
-        cached_tokens=cached,
-        output_tokens=output,
-        thoughts_tokens=thoughts,
-        total_tokens=total,
-        priced=priced,
-        total_nanousd=nanousd,
-        request_bytes=sent,
-        response_bytes=received,
-        duration_us_p50=durations[0],
-        duration_us_p95=durations[1],
-        duration_us_p99=durations[2],
-        ttft_us_p50=ttfts[0],
-        ttft_us_p95=ttfts[1],
-        ttft_us_p99=ttfts[2],
-        cache_hits=cache_hits,
-        saved_nanousd=saved_nanousd,
-        saved_us=saved_us,
-    )

@@ -7,8 +7,8 @@ from uuid import UUID
 import apsw
 
 from gemini_caching_proxy.stores.base import Summary
+from gemini_caching_proxy.stores.codec import Codec
 
-from .codec import Codec
 from .connection import fetch_one
 from .facets import Facets
 

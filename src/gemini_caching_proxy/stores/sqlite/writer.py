@@ -8,31 +8,23 @@ from typing import Any
 from uuid import UUID
 
 import apsw
-from blake3 import blake3
 
 from gemini_caching_proxy.exchange import EntryKind, Exchange
 from gemini_caching_proxy.stores.base import AddResult, Gap, JournalPosition
+from gemini_caching_proxy.stores.codec import Codec, pack_numbers
+from gemini_caching_proxy.stores.facets import Facet, clean
+from gemini_caching_proxy.stores.marks import chain_mark, response_mark
+from gemini_caching_proxy.stores.phrases import indexable
+from gemini_caching_proxy.stores.records import dissect, own_text, preview
+from gemini_caching_proxy.stores.tallies import measure_of
 
-from .codec import Codec, pack_numbers
 from .connection import transaction
 from .entries import Entries, add_entry, pin
-from .facets import Facet, Facets, bounded, clean
-from .phrases import indexable
-from .records import dissect, own_text, preview
-from .rollups import Measure, Rollups
+from .facets import Facets
+from .rollups import Rollups
 
 MOST_KNOWN_PARTS = 100_000
 """Part numbers remembered, about 20 MB."""
-
-
-def chain_mark(tip: bytes, scope: str) -> bytes:
-    """Key of a chain's end within a scope."""
-    return blake3(b"chain\0" + clean(scope).encode() + b"\0" + tip).digest(length=16)
-
-
-def response_mark(response_id: str) -> bytes:
-    """Key of an answer's id."""
-    return blake3(b"response\0" + clean(response_id).encode()).digest(length=16)
 
 
 class Batch:
@@ -185,7 +177,7 @@ class Writer:
         _add_marks(batch, sequence, exchange)
         is_served = exchange.cache is not None and exchange.cache.served
         batch.rollups.count(
-            exchange.started_ns, facet, _measure(exchange), is_error=exchange.is_error, is_served=is_served
+            exchange.started_ns, facet, measure_of(exchange), is_error=exchange.is_error, is_served=is_served
         )
         batch.entries.gather(exchange, sequence, facet)
         batch.body_bytes += row[4] + row[5]
@@ -214,30 +206,8 @@ def _add_marks(batch: Batch, sequence: int, exchange: Exchange) -> None:
         batch.marks.append((response_mark(exchange.response_id), exchange.started_ns, sequence))
 
 
-def _measure(exchange: Exchange) -> Measure:
-    usage, timing, response = exchange.usage, exchange.timing, exchange.response
-    use = exchange.cache if exchange.cache is not None and exchange.cache.served else None
-    tokens = (None,) * 5 if usage is None else (
-        bounded(usage.input_tokens),
-        bounded(usage.cached_tokens),
-        bounded(usage.output_tokens),
-        bounded(usage.thoughts_tokens),
-        bounded(usage.total_tokens),
-    )  # fmt: skip
-    return (
-        *tokens,
-        None if exchange.price is None else bounded(exchange.price.total_nanousd),
-        bounded(exchange.request_body.size) or 0,
-        0 if response is None else bounded(response.body.size) or 0,
-        timing.last_byte_us,
-        timing.first_content_us,
-        None if use is None else bounded(use.saved_nanousd),
-        None if use is None else bounded(use.saved_us),
-    )
-
-
 def _exchange_row(sequence: int, exchange: Exchange, facet: int) -> tuple[Any, ...]:
-    *tokens, price, request_bytes, response_bytes, duration_us, ttft_us, saved_nanousd, saved_us = _measure(exchange)
+    *tokens, price, request_bytes, response_bytes, duration_us, ttft_us, saved_nanousd, saved_us = measure_of(exchange)
     return (
         sequence,
         exchange.id.bytes,

@@ -1,7 +1,6 @@
-"""What a user typed, as a full-text expression; and the words around a match. No I/O.
+"""The words of a text and of what a user typed; and the text around a match. No I/O.
 
-Every word typed is quoted, so nothing of it is read as FTS5's query language. A word with punctuation inside,
-`snake_case` or `foo.bar`, becomes a phrase of its words. SQLite's unicode61 tokenizer takes a run of Chinese or
+SQLite's unicode61 tokenizer takes a run of Chinese or
 Japanese, which write no spaces, for one word; so texts are indexed, and words looked up, with a space around each such
 character: any piece of such a text is then found as a phrase.
 """
@@ -29,27 +28,12 @@ def indexable(text: str) -> str:
     return text if text.isascii() else _SPACELESS.sub(r" \1 ", text)
 
 
-def match_expression(typed: str, *, last_is_prefix: bool = False) -> str | None:
-    """An FTS5 expression for all words of `typed`; None when it holds no word.
-
-    Args:
-        last_is_prefix: the last word may be the start of one.
-    """
-    words = _words(typed)
-    if not words:
-        return None
-    quoted = ['"' + indexable(word).replace('"', '""') + '"' for word in words]
-    if last_is_prefix and len(words[-1]) >= SHORTEST_PREFIX and _is_letter(words[-1][-1]):
-        quoted[-1] += " *"
-    return " ".join(quoted)
-
-
-def _words(typed: str) -> list[str]:
+def words_of(typed: str) -> list[str]:
     readable = typed.replace("\0", " ").encode("utf-8", "replace").decode()
-    return [word for word in readable.split() if any(map(_is_letter, word))]
+    return [word for word in readable.split() if any(map(is_letter, word))]
 
 
-def _is_letter(character: str) -> bool:
+def is_letter(character: str) -> bool:
     """Whether unicode61 takes it for a part of a word."""
     category = unicodedata.category(character)
     return category[0] in "LN" or category == "Co"
@@ -57,7 +41,7 @@ def _is_letter(character: str) -> bool:
 
 def snippet(text: str, typed: str) -> str:
     """Text around the first match of a word of `typed`, the match marked; the text's beginning if none is found."""
-    for word in _words(typed):
+    for word in words_of(typed):
         span = _find(text, word)
         if span is not None:
             start, end = span
@@ -82,7 +66,7 @@ def _find(text: str, word: str) -> tuple[int, int] | None:
 
 
 def _fragments(word: str) -> list[str]:
-    return "".join(character if _is_letter(character) else " " for character in word).split()
+    return "".join(character if is_letter(character) else " " for character in word).split()
 
 
 def _find_folded(text: str, word: str) -> tuple[int, int] | None:
