@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kinds import KINDS, Door
+from kinds import KINDS, Door, drop_databases
+
+
+@pytest.fixture(autouse=True)
+def _databases_dropped(tmp_path: Path) -> Iterator[None]:
+    yield
+    drop_databases(tmp_path)
 
 
 @pytest.fixture(params=sorted(KINDS))

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pymongo import MongoClient
+
 from gemini_caching_proxy.stores.base import ExchangeStore
 from gemini_caching_proxy.stores.sqlite import SQLiteStore
+from mongod import database_name, shared_replica_set, shared_server, with_database
+
+try:
+    from gemini_caching_proxy.stores.mongodb import MongoDBStore
+except ImportError:
+    MongoDBStore = None
+
+_DATABASES: dict[Path, str] = {}
+"""URIs of the databases that this process used, by the folders that they stand for."""
+
+
+def database_uri(folder: Path, server: str) -> str:
+    """The database on this server (a URI) that stands for a folder: the same in every process of a run."""
+    word = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
+    _DATABASES[folder] = uri = with_database(server, database_name(word))
+    return uri
+
+
+def drop_databases(folder: Path) -> None:
+    """Drop those that stand for this folder and what is in it."""
+    for each in [each for each in _DATABASES if each.is_relative_to(folder)]:
+        with MongoClient[dict[str, Any]](_DATABASES.pop(each)) as client:
+            client.drop_database(client.get_default_database().name)
+
 
 KINDS: dict[str, Callable[[Path], ExchangeStore]] = {
     "sqlite": lambda folder: SQLiteStore(folder / "store.sqlite3"),
 }
 """Each makes a store, not yet opened, that keeps its exchanges in (or for) a folder: the same folder, the same
 exchanges."""
+
+if MongoDBStore:
+    KINDS["mongodb"] = lambda folder: MongoDBStore(database_uri(folder, shared_server()))
+    KINDS["mongodb-replicas"] = lambda folder: MongoDBStore(database_uri(folder, shared_replica_set()))
 
 
 class Door:
