@@ -34,16 +34,9 @@ from factories import (
 )
 from gemini_caching_proxy.errors import FormatTooNew, StoreCorrupt, StoreUnavailable
 from gemini_caching_proxy.exchange import Exchange
+from gemini_caching_proxy.stores import histogram, phrases, tallies
 from gemini_caching_proxy.stores.base import Query
-from gemini_caching_proxy.stores.sqlite import (
-    SQLiteStore,
-    connection,
-    histogram,
-    phrases,
-    reader,
-    rollups,
-    sqlite_version,
-)
+from gemini_caching_proxy.stores.sqlite import SQLiteStore, connection, expression, reader, sqlite_version
 
 
 @pytest.fixture
@@ -422,7 +415,7 @@ def test_any_piece_of_a_text_without_spaces_is_found(store: Door, typed: str) ->
 
 
 @pytest.mark.parametrize(
-    ("typed", "expression"),
+    ("typed", "expected"),
     [
         ("two words", '"two" "words"'),
         ("snake_case foo.bar", '"snake_case" "foo.bar"'),
@@ -433,8 +426,8 @@ def test_any_piece_of_a_text_without_spaces_is_found(store: Door, typed: str) ->
         ("a\0b", '"a" "b"'),
     ],
 )
-def test_what_is_typed_becomes_quoted_words(typed: str, expression: str | None) -> None:
-    assert phrases.match_expression(typed) == expression
+def test_what_is_typed_becomes_quoted_words(typed: str, expected: str | None) -> None:
+    assert expression.match_expression(typed) == expected
 
 
 @pytest.mark.parametrize(
@@ -514,8 +507,8 @@ def test_every_moment_of_a_time_range_is_in_one_span(
     since: int | None, until: int | None, finest: str | None, at: int
 ) -> None:
     moment = NOW_NS + at * HOUR_NS // 4 + 7
-    units = {"exchange": 1} | {name: seconds * 10**9 for name, seconds in rollups.GRAINS}
-    spans = list(rollups.spans(since, until, finest_wanted=finest))
+    units = {"exchange": 1} | {name: seconds * 10**9 for name, seconds in tallies.GRAINS}
+    spans = list(tallies.spans(since, until, finest_wanted=finest))
     holding = 0
     for span in spans:
         start_of_cell = moment // units[span.grain] * units[span.grain] // (1 if span.grain == "exchange" else 10**9)

@@ -19,6 +19,9 @@ SNIPPET_BEFORE, SNIPPET_AFTER = 60, 120
 """Characters around a match."""
 SHORTEST_PREFIX = 2
 """A single letter is looked up as a word only: the words that start with it are most of the index."""
+LONGEST_WORD = 200
+"""Characters; of a longer word this much is looked up."""
+_TOKEN = re.compile("(?:[^\\W_]|[\ue000-\uf8ff])+")
 _FOLDING_LIMIT = 200_000
 """How far into a text a match is looked for without its accents, which is slow."""
 
@@ -26,6 +29,17 @@ _FOLDING_LIMIT = 200_000
 def indexable(text: str) -> str:
     """`text` as it is put into the index."""
     return text if text.isascii() else _SPACELESS.sub(r" \1 ", text)
+
+
+def tokens(text: str) -> list[str]:
+    """The words of a text in order, without case and accents: what a store looks up that keeps words itself."""
+    plain = text.lower() if text.isascii() else _fold(indexable(text))
+    return [word[:LONGEST_WORD] for word in _TOKEN.findall(plain)]
+
+
+def index_words(text: str) -> list[str]:
+    """The distinct words of a text, as `tokens` has them."""
+    return list(dict.fromkeys(tokens(text)))
 
 
 def words_of(typed: str) -> list[str]:

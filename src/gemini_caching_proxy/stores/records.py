@@ -111,6 +111,8 @@ class Dissected:
     record: bytes
     response: bytes
     """What the model said (UTF-8), then the glue of the response body."""
+    part_counts: tuple[int, int] = (0, 0)
+    """Parts of the request's and of the response's body; not needed to restore."""
 
 
 _timing_fields = attrgetter(*(field.name for field in fields(Timing)))
@@ -155,7 +157,7 @@ def dissect(exchange: Exchange, intern: InternPart) -> Dissected:
         stored_response.body.glue = []
     record = _record(exchange, request_values, request_body, stored_response, tail, widths)
     envelope = _Envelope(record, (len(request_parts), len(response_parts)), len(text), [len(piece) for piece in glue])
-    return Dissected(parts, _encoder.encode(envelope), text + b"".join(glue))
+    return Dissected(parts, _encoder.encode(envelope), text + b"".join(glue), envelope.part_counts)
 
 
 def _record(
@@ -428,13 +430,18 @@ def restore(columns: Columns, facet: Facet, dissected: Dissected, fetch: FetchPa
     )
 
 
-def restore_response(dissected: Dissected, fetch: FetchPart) -> Response:
-    """The response of an exchange that `dissect` cut up and that has one; no part of the request is fetched."""
+def restore_response(dissected: Dissected, fetch: FetchPart, *, without_request: bool = False) -> Response:
+    """The response of an exchange that `dissect` cut up and that has one; no part of the request is fetched.
+
+    `without_request`: among the parts there are none of the request's body.
+    """
     envelope = _envelope_decoder.decode(dissected.record)
     stored = envelope.record.response
     if stored is None:
         raise ValueError("the exchange has no response")
     requests, responses = envelope.part_counts
+    if without_request:
+        requests = 0
     _, headers, *parts = dissected.parts
     stored.body.glue = _response_glue(envelope, dissected)
     body, _ = _join_body(stored.body, parts[requests : requests + responses], fetch)

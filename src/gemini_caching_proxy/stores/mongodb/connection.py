@@ -1,0 +1,178 @@
+"""Reaching the server: one client per store, and every error of its library as one of ours.
+
+What a user reads of an error never holds a password: it names hosts and database alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from bson.codec_options import CodecOptions, UuidRepresentation
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ConfigurationError,
+    DocumentTooLarge,
+    ExecutionTimeout,
+    InvalidDocument,
+    InvalidName,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from gemini_caching_proxy.errors import StoreUnavailable
+
+DATABASE = "gemini_proxy"
+"""Where the URI names none."""
+OLDEST_SERVER = (5, 0)
+CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    document_class=dict, tz_aware=True, uuid_representation=UuidRepresentation.STANDARD
+)
+REACH_MS = 3000
+"""To find a server that answers; what is in the URI counts more."""
+PATIENCE_MS = 10_000
+"""For one operation, its retries included."""
+LONGEST_REASON = 200
+
+Document = dict[str, Any]
+Database = AsyncDatabase[Document]
+Client = AsyncMongoClient[Document]
+
+DUPLICATE_KEY = 11000
+_UNAUTHORIZED, _LOGIN_REFUSED = 13, 18
+_DOCUMENT_FAULTS = frozenset({2, 121, 10334, 17280, 17419, 17420})
+"""Codes that blame the document: a bad value, the validator, its size."""
+
+
+def is_mongodb(name: str) -> bool:
+    """Whether a store of this name is a MongoDB."""
+    return name.startswith(("mongodb://", "mongodb+srv://"))
+
+
+def shown_uri(uri: str) -> str:
+    """The URI as it may be shown: without user, password and options."""
+    scheme, _, rest = uri.partition("://")
+    hosts, slash, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
+    return f"{scheme}://{hosts}{slash}{path}"
+
+
+def make_client(uri: str) -> Client:
+    """A client that has not connected yet. Raises StoreUnavailable for a URI that is none."""
+    with store_errors(uri):
+        return AsyncMongoClient(
+            uri,
+            document_class=dict,
+            tz_aware=True,
+            uuidRepresentation="standard",
+            w="majority",
+            journal=True,
+            **_unless_given(uri, {"appname": "gemini-proxy", "serverSelectionTimeoutMS": REACH_MS,
+                "connectTimeoutMS": REACH_MS, "timeoutMS": PATIENCE_MS}),
+        )  # fmt: skip
+
+
+def _unless_given(uri: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name.lower() for name, _ in parse_qsl(uri.partition("?")[2], keep_blank_values=True)}
+    return {name: value for name, value in options.items() if name.lower() not in given}
+
+
+def database_of(client: Client) -> Database:
+    """The database that the URI names."""
+    return client.get_default_database(DATABASE, codec_options=CODEC)
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Raise StoreUnavailable for what keeps the server from serving us; faults of a document pass as they are."""
+    try:
+        yield
+    except (DocumentTooLarge, InvalidDocument):
+        raise
+    except PyMongoError as error:
+        if blames_document(error):
+            raise ValueError(f"MongoDB refuses a document: {_reason(error)}") from None
+        raise StoreUnavailable(_sentence(error, shown_uri(uri))) from None
+    except (ValueError, TypeError) as error:
+        # What PyMongo says of options of a URI; of documents it says the errors above.
+        if not _is_of_uri(error):
+            raise
+        raise StoreUnavailable(
+            f"The store's MongoDB URI cannot be used: {_without_secrets(str(error), uri)}."
+        ) from None
+
+
+def blames_document(error: PyMongoError) -> bool:
+    """Whether trying again cannot help, for it is the document that the server does not take."""
+    if isinstance(error, BulkWriteError):
+        faults = error.details.get("writeErrors", ()) if error.details else ()
+        return any(fault.get("code") in _DOCUMENT_FAULTS for fault in faults)
+    return isinstance(error, OperationFailure) and error.code in _DOCUMENT_FAULTS
+
+
+def _is_of_uri(error: Exception) -> bool:
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    module = frames.tb_frame.f_globals.get("__name__", "") if frames is not None else ""
+    return module.startswith("pymongo") and not module.startswith("pymongo.synchronous.bulk")
+
+
+def _sentence(error: PyMongoError, name: str) -> str:
+    if isinstance(error, InvalidURI | InvalidName):
+        return f"{name} is no MongoDB URI: {_reason(error)}."
+    if isinstance(error, ConfigurationError):
+        return f"{name} cannot be used: {_reason(error)}."
+    if isinstance(error, BulkWriteError):
+        return f"{name} did not take everything: {_bulk_reason(error)}."
+    if isinstance(error, ExecutionTimeout):
+        return f"{name} did not answer in time."
+    if isinstance(error, OperationFailure):
+        if error.code == _LOGIN_REFUSED:
+            return f"{name} refuses the login: user, password or authSource is wrong."
+        if error.code == _UNAUTHORIZED:
+            return f"{name}: the user lacks rights ({_reason(error)}): it needs the role readWrite on this database."
+        return f"{name} refuses: {_reason(error)}."
+    if isinstance(error, ServerSelectionTimeoutError):
+        return f"{name} cannot be reached: {_reason(error)}."
+    if isinstance(error, AutoReconnect):
+        return f"The connection to {name} broke: {_reason(error)}."
+    return f"{name} cannot be used: {_reason(error)}."
+
+
+def _reason(error: PyMongoError) -> str:
+    details = error.details if isinstance(error, OperationFailure) else None
+    text = str((details or {}).get("errmsg") or error)
+    for end in (" (configured timeouts", ", Timeout:", ", full error:", "\n"):
+        text = text.partition(end)[0]
+    return text[:LONGEST_REASON].rstrip(". ") or type(error).__name__
+
+
+def _bulk_reason(error: BulkWriteError) -> str:
+    details = error.details or {}
+    for fault in (*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())):
+        if fault.get("code") != DUPLICATE_KEY:
+            return str(fault.get("errmsg", ""))[:LONGEST_REASON].rstrip(". ")
+    return "no reason given"
+
+
+def _without_secrets(text: str, uri: str) -> str:
+    parts = urlsplit(uri)
+    for secret in filter(None, (uri, parts.netloc.rpartition("@")[0], parts.password)):
+        text = text.replace(secret, "…")
+    return text[:LONGEST_REASON].rstrip(". ")
+
+
+def only_duplicates(error: BulkWriteError) -> int:
+    """How many documents were there already. Raises the error again if anything else was wrong."""
+    details = error.details or {}
+    faults = details.get("writeErrors", ())
+    if details.get("writeConcernErrors") or any(fault.get("code") != DUPLICATE_KEY for fault in faults):
+        raise error
+    return len(faults)

@@ -1,0 +1,42 @@
+"""Leases: who may do alone what several could start. Times are the server's, so clocks of proxies do not matter.
+
+A holder that dies loses its lease when it runs out. A holder that only sleeps may wake up after that: what is done
+under a lease must stand being done twice.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import uuid4
+
+from pymongo.errors import DuplicateKeyError
+
+from .connection import Database
+from .schema import LEASES
+
+SECONDS: Final = 15
+
+
+class Lease:
+    """One process's claim to one kind of work."""
+
+    def __init__(self, database: Database, work: str) -> None:
+        self._database = database
+        self._work = work
+        self._holder = uuid4()
+
+    def __repr__(self) -> str:
+        return f"<Lease {self._work}>"
+
+    async def take(self) -> bool:
+        """Take it, or keep it for `SECONDS` more; False if another has it."""
+        free = {"_id": self._work, "$or": [{"holder": self._holder}, {"$expr": {"$lt": ["$until", "$$NOW"]}}]}
+        taken = [{"$set": {"holder": self._holder, "until": {"$add": ["$$NOW", SECONDS * 1000]}}}]
+        try:
+            done = await self._database[LEASES].update_one(free, taken, upsert=True)
+        except DuplicateKeyError:
+            return False
+        return done.matched_count == 1 or done.upserted_id is not None
+
+    async def give_back(self) -> None:
+        await self._database[LEASES].delete_one({"_id": self._work, "holder": self._holder})
