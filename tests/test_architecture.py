@@ -51,7 +51,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
             }
         ),
     ),
-    ("the two paths", frozenset({"proxy", "reception", "recorder", "intake"})),
+    ("the two paths", frozenset({"proxy", "reception", "recorder", "intake", "transfer"})),
     ("processes", frozenset({"app", "supervisor"})),
     ("looking on", frozenset({"clients", "probe", "doctor", "demo", "demo_calls", "explanation", "pytest_plugin"})),
     ("the command line", frozenset({"cli", "__main__"})),
@@ -97,6 +97,7 @@ WITHOUT_TEST: dict[str, str] = {
     "persistence": "a step of the recorder: tests/test_recorder.py",
     "intake": "a cassette into the store: tests/cli/test_cassettes.py",
     "cli/eviction": "tests/cli/test_caching.py",
+    "cli/places": "stores by name: tests/cli/test_copying.py",
     "cli/explaining": "tests/cli/test_caching.py",
     "cli/request_file": "tests/cli/test_caching.py",
     "recording_status": "written and read in tests/test_recorder.py and tests/cli/test_upkeep.py",

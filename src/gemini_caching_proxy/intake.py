@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from .cache.index import Index
 from .conversation import Threads
@@ -15,6 +16,8 @@ from .stores.base import AddResult, ExchangeStore
 
 BATCH_EXCHANGES = 100
 BATCH_BYTES = 16 * 1024 * 1024
+
+T = TypeVar("T")
 
 
 class Intake:
@@ -37,7 +40,7 @@ class Intake:
             StoreError: those of earlier batches are in.
         """
         added = duplicates = 0
-        for batch in _batches(exchanges):
+        for batch in batches(exchanges, kept_bytes):
             turns = [understand(self._indexed(exchange), self._providers) for exchange in batch]
             found = await ask(self._store, self._threads.questions(turns))
             result = await self._store.add(self._threads.place(turns, found))
@@ -50,14 +53,27 @@ class Intake:
         return exchange if entry is None else replace(exchange, entry_key=entry[0], entry_kind=entry[1])
 
 
-def _batches(exchanges: Iterable[Exchange]) -> Iterator[list[Exchange]]:
-    batch: list[Exchange] = []
-    size = 0
-    for exchange in exchanges:
-        batch.append(exchange)
-        size += len(exchange.request_body.data) + (len(exchange.response.body.data) if exchange.response else 0)
-        if len(batch) >= BATCH_EXCHANGES or size >= BATCH_BYTES:
+def batches(
+    items: Iterable[T], size: Callable[[T], int], is_last: Callable[[T], bool] = lambda _: False
+) -> Iterator[list[T]]:
+    """Items in batches of bounded count and size, in order.
+
+    Args:
+        size: bytes of an item.
+        is_last: whether a batch ends with an item in any case.
+    """
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if len(batch) >= BATCH_EXCHANGES or total >= BATCH_BYTES or is_last(item):
             yield batch
-            batch, size = [], 0
+            batch, total = [], 0
     if batch:
         yield batch
+
+
+def kept_bytes(exchange: Exchange) -> int:
+    """Bytes of both bodies, as far as they are recorded."""
+    return len(exchange.request_body.data) + (len(exchange.response.body.data) if exchange.response else 0)

@@ -51,6 +51,7 @@ COMMANDS: dict[str, CommandPlace | GroupPlace] = {
     "replay": CommandPlace("cassettes", "replay", "Answer from a cassette alone: no store, no network."),
     "export": CommandPlace("cassettes", "export", "Write recorded exchanges into a cassette."),
     "import": CommandPlace("cassettes", "import_cassette", "Take the exchanges of a cassette into the record."),
+    "copy": CommandPlace("copying", "copy", "Copy the whole record into another store, and compare."),
     "status": CommandPlace("upkeep", "status", "Tell whether recording keeps up, and how big the store is."),
     "prune": CommandPlace("upkeep", "prune", "Remove old exchanges and free the parts nobody uses."),
     "doctor": CommandPlace("diagnosis", "doctor", "Check the setup and print the exact setting for each client."),

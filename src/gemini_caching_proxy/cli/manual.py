@@ -20,8 +20,10 @@ from gemini_caching_proxy.providers.base import CacheSubject
 from gemini_caching_proxy.redaction import DOCUMENTED_FORMATS
 from gemini_caching_proxy.settings import Settings
 from gemini_caching_proxy.stores.base import CacheEntry, CacheStats, Hit, StatsRow, Summary
+from gemini_caching_proxy.transfer import Comparison, Counts
 
 from .commands import command_paths, load_command
+from .copying import copy_record
 from .explaining import explanation_record
 from .flags import default_text, sections, variable_of
 from .records import cache_stats_record, entry_record, exchange_record, hit_record, stats_record, summary_record
@@ -74,6 +76,12 @@ JSON_NOTES = {
         "`why_then` are what an exchange was told. `canonical` is null for what cannot be cached. `entry` is what the "
         "key finds, as in `cache list`; `nearest`, for a miss, what comes closest: how many values differ, and the "
         "JSON path of the first with both values."
+    ),
+    "copy": (
+        "What was copied and what comparing found. `duplicates` were in the target already, `refused` could not be "
+        "copied. `whole` exchanges were compared byte for byte, the others by their lines in lists. Under "
+        "`other_answers` keys of the cache the target has an answer from elsewhere that is newer or pinned. `pruned` "
+        "exchanges only live in the source's statistics. `examples` are the first of the `differences`."
     ),
     "export, import, replay": (
         "`export` writes `exchanges`, `bytes`, and in `left_out` how many were kept out for which reason; `import` "
@@ -170,6 +178,7 @@ def _json_examples() -> list[str]:
         "cache list": entry_record(ENTRY),
         "cache stats": cache_stats_record(CACHE_STATS),
         "cache explain": explanation_record(EXPLANATION, recorded=True),
+        "copy": copy_record(*COPY),
         "export, import, replay": {"exchanges": 14, "bytes": 9421, "left_out": {"failed": 1}},
     }
     lines = []
@@ -249,6 +258,12 @@ SUMMARY = Summary(
     preview="Rain on the tin roof",
 )
 
+COPY = (
+    "/home/me/.local/share/gemini-caching-proxy/exchanges.sqlite3",
+    "mongodb://mongo.example.com/gemini_proxy",
+    Counts(read=12_400, added=12_398, duplicates=2, bytes=310_400_000, gaps=1),
+    Comparison(exchanges=12_400, whole=512, only_in_target=90, gaps=1, entries=2_150, pinned=3, pruned=0),
+)
 STATS = StatsRow(
     key="gemini-3.8-flash",
     exchanges=120,
