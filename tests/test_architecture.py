@@ -21,7 +21,7 @@ PACKAGE = "gemini_caching_proxy"
 SOURCE = ROOT / "src" / PACKAGE
 
 FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("the words", frozenset({"exchange", "errors", "settings", "log"})),
+    ("the words", frozenset({"exchange", "errors", "locations", "settings", "log"})),
     (
         "what knows one thing",
         frozenset(
@@ -47,7 +47,8 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
                     "caching",
                     "playback",
                 ),
-                *("inquiry", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat"),
+                *("inquiry", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat", "storage"),
+                "instance",
             }
         ),
     ),
@@ -64,7 +65,7 @@ STRANGERS: dict[str, frozenset[str]] = {
     "journal": frozenset({"errors", "log"}),
     "providers": frozenset({"exchange", "bodies", "eventstream"}),
     "cache": frozenset({"exchange", "errors", "settings", "providers", "stores", "content_coding"}),
-    "stores": frozenset({"exchange", "errors"}),
+    "stores": frozenset({"exchange", "errors", "locations"}),
     "redaction": frozenset({"errors", "content_coding"}),
     "exchange": frozenset(),
 }
@@ -74,11 +75,13 @@ PATH_OF_A_REQUEST = (
     *("relay", "proxy", "call", "capture", "recording", "reception", "credentials", "inquiry", "annotation"),
     *("question", "caching", "coalescing", "lookup", "playback", "cache"),
 )
-NOT_ON_THE_PATH = frozenset({"orjson", "apsw", "sqlite3", "pydantic", "typer", "rich", "genai_prices", "fastapi"})
+NOT_ON_THE_PATH = frozenset(
+    {"orjson", "apsw", "sqlite3", "pymongo", "bson", "pydantic", "typer", "rich", "genai_prices", "fastapi"}
+)
 """What the modules on the path of a request do not import: parsers of bodies, databases, frameworks."""
 
-FUNCTION_IMPORTS = frozenset({("pricing", "genai_prices")})
-"""(module, imported) allowed inside a function: the price list takes long to load, and few processes need it."""
+FUNCTION_IMPORTS = frozenset({("pricing", "genai_prices"), ("storage", "gemini_caching_proxy.stores.mongodb")})
+"""(module, imported) allowed inside a function: they take long to load, and few processes need them."""
 
 WITHOUT_TEST: dict[str, str] = {
     "__main__": "two lines; every test that runs the program goes through it",
@@ -190,14 +193,15 @@ def test_the_path_of_a_request_meets_no_parser_framework_or_database(name: str) 
     assert not {one.split(".")[0] for one in all_imports(name)} & NOT_ON_THE_PATH
 
 
-def test_only_the_wiring_knows_the_embedded_store() -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
+def test_only_one_place_knows_the_kinds_of_stores(kind: str) -> None:
     users = {
         unit(name)
         for name in MODULES
         for one in all_imports(name)
-        if one.startswith(f"{PACKAGE}.stores.sqlite") and unit(name) != "stores"
+        if one.startswith(f"{PACKAGE}.stores.{kind}") and unit(name) != "stores"
     }
-    assert users <= {"persistence", "recorder", "app", "doctor", "cli"}
+    assert users <= {"storage", "doctor", "cli"}
 
 
 @pytest.mark.parametrize("name", MODULES)

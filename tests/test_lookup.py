@@ -61,10 +61,28 @@ def test_a_late_answer_is_a_miss() -> None:
     asyncio.run(main())
 
 
-def test_there_are_never_too_many() -> None:
+def test_a_store_that_hangs_is_not_asked_again() -> None:
     async def main() -> None:
         store = HandStore()
         lookup = looking(store)
+        assert await lookup.find(KEYS) is None
+        for _ in range(100):
+            assert await lookup.find(KEYS) is None
+        assert (lookup.late, store.asked) == (101, 1)
+        store.go.set()
+        while lookup._waiting:
+            await asyncio.sleep(0)
+        assert await lookup.find(KEYS) is None
+        assert (lookup.late, store.asked) == (101, 2)
+        await lookup.aclose()
+
+    asyncio.run(main())
+
+
+def test_there_are_never_too_many() -> None:
+    async def main() -> None:
+        store = HandStore()
+        lookup = looking(store, 0.5)
         await asyncio.gather(*(lookup.find(KEYS) for _ in range(MOST_WAITING + 10)))
         assert store.asked == MOST_WAITING
         assert lookup.late == MOST_WAITING + 10

@@ -31,6 +31,7 @@ from .cassette import CassetteAnswers, read_cassette
 from .credentials import Credentials, UploadOwners
 from .errors import ConfigError, ProxyError
 from .journal import JournalWriter
+from .locations import password_of
 from .log import configure_logging, get_logger
 from .lookup import CassetteLookup, Lookup, StoreLookup
 from .providers import providers
@@ -44,7 +45,7 @@ from .relay.http1 import REQUEST_KINDS, RESPONSE_KINDS, FieldTable, Limits, Shap
 from .relay.origin import Origin
 from .relay.upstream import Pool
 from .settings import Settings, is_loopback
-from .stores.sqlite import SQLiteStore
+from .storage import is_shared, make_store
 
 SWEEP_SECONDS = 0.25
 ACCOUNT_SECONDS = 1.0
@@ -55,10 +56,15 @@ log = get_logger(__name__)
 def make_redactor(settings: Settings) -> Redactor:
     """The redactor that every process on a data folder shares (same key, same fingerprints)."""
     redactor = Redactor(
-        load_fingerprint_key(settings.data_dir), record_headers=settings.record_headers, bodies=settings.redact_bodies
+        load_fingerprint_key(settings.data_dir, settings.store if is_shared(settings) else None),
+        record_headers=settings.record_headers,
+        bodies=settings.redact_bodies,
     )
     if settings.gemini_api_key is not None:
         redactor.remember(settings.gemini_api_key.get_secret_value().encode())
+    password = password_of(settings.store) if is_shared(settings) else None
+    if password:
+        redactor.remember(password.encode())
     return redactor
 
 
@@ -221,7 +227,7 @@ class Worker:
             index = Index.from_settings(settings, known, imported=True)
             lookup = CassetteLookup(CassetteAnswers(read_cassette(settings.cassette), index.entry))
         else:
-            lookup = StoreLookup(lambda: SQLiteStore(settings.sqlite_path), patience_s=settings.cache_lookup_ms / 1000)
+            lookup = StoreLookup(lambda: make_store(settings), patience_s=settings.cache_lookup_ms / 1000)
         return Caching(
             policy=Policy.from_settings(settings),
             normalisers=Normalisers.of(settings.cache_normalisers, settings.cache_patterns),

@@ -1,7 +1,7 @@
 """A worker's look into the store for an answer: bounded in time, and never a reason to fail.
 
 A lookup that is slow, or that finds the store away, damaged or not yet made, is a miss. A store that failed is left
-alone for a moment and then opened anew.
+alone for a moment and then opened anew; one that hangs is not asked again before it answers or fails.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class StoreLookup:
         self._store: ExchangeStore | None = None
         self._opening = asyncio.Lock()
         self._rests_until = 0.0
-        self._waiting: set[asyncio.Task[CachedAnswer | None]] = set()
+        self._waiting: dict[asyncio.Task[CachedAnswer | None], float] = {}
+        """Since when each waits; the oldest first."""
         self._told = ""
         self.late = 0
         """Lookups that took too long, or were not begun because too many did."""
@@ -82,12 +83,12 @@ class StoreLookup:
     async def find(self, keys: Sequence[bytes], *, patient: bool = False) -> RecordedAnswer | None:
         if monotonic() < self._rests_until:
             return None
-        if len(self._waiting) >= MOST_WAITING and not patient:
+        if not patient and (len(self._waiting) >= MOST_WAITING or self._hangs()):
             self.late += 1
             return None
         task = asyncio.get_running_loop().create_task(self._ask(keys))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        self._waiting[task] = monotonic()
+        task.add_done_callback(self._waiting.pop)
         # Not cancelled when late: the thread that reads would go on all the same.
         done, _ = await asyncio.wait({task}, timeout=PATIENT_SECONDS if patient else self._patience_s)
         if not done:
@@ -95,6 +96,11 @@ class StoreLookup:
             return None
         found = task.result()
         return None if found is None else from_store(found)
+
+    def _hangs(self) -> bool:
+        """Whether a store that was asked longer ago than anybody's patience still owes the answer."""
+        oldest = next(iter(self._waiting.values()), None)
+        return oldest is not None and monotonic() - oldest > self._patience_s
 
     async def aclose(self) -> None:
         if self._waiting:

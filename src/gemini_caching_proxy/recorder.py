@@ -24,14 +24,15 @@ from .errors import FolderInUse, FormatTooNew
 from .exchange import Exchange
 from .feed import Batch, Feed, batches
 from .heartbeat import Heartbeat
+from .instance import instance_name
 from .journal import Position, journals
 from .log import get_logger
 from .persistence import Persistence, Stopped
 from .providers import providers
 from .providers.base import Provider
 from .settings import Settings
+from .storage import make_store
 from .stores.base import ExchangeStore
-from .stores.sqlite import SQLiteStore
 
 POLL_SECONDS = 0.04
 READ_BYTES = 1024 * 1024
@@ -57,7 +58,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         os.nice(NICENESS)
         known = providers()
         index = Index.from_settings(settings, known)
-        await Recorder(settings, lambda: SQLiteStore(settings.sqlite_path), known, index).run(stop)
+        name = instance_name(settings.data_dir)
+        await Recorder(settings, lambda: make_store(settings, writer=name), known, index).run(stop)
 
 
 @asynccontextmanager
@@ -126,8 +128,6 @@ class Recorder:
         self._persistence.stop = stop
         positions = await self._persistence.positions()
         known = {name: Position(at.segment, at.offset) for name, at in positions.items()}
-        for gone in known.keys() - set(journals(self._settings.journal_dir)):
-            await self._persistence.forget_journal(gone)
         deadline = None
         while True:
             stopping = stop.is_set()
@@ -248,9 +248,11 @@ class Recorder:
             return
         left = feed.abandon()
         await self._store([(feed, exchange) for exchange in left])
+        # Its place is forgotten first: a journal without one is read again, a place without journal stays for ever, for
+        # nobody can tell whether it is another proxy's.
+        await self._persistence.forget_journal(feed.name)
         if feed.remove():
             del self._feeds[feed.name]
-            await self._persistence.forget_journal(feed.name)
             self._heartbeat.journal_done(feed)
 
     async def _carry_over(self, feed: Feed) -> None:

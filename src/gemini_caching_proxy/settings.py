@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .errors import ConfigError
+from .locations import is_mongodb, shown_uri
 
 ENV_PREFIX = "GEMINI_PROXY_"
 GEMINI_BASE_URL = "https://generativelanguage.googleapis.com"
@@ -55,7 +56,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     """Folder of the journal, the embedded store and the fingerprint key."""
     store: str = "sqlite"
-    """Where exchanges are kept: `sqlite` (a file in the data folder) or `sqlite:///path/to/file`."""
+    """Where exchanges are kept: `sqlite` (a file in the data folder), `sqlite:///path/to/file`, or a MongoDB that
+    proxies share: `mongodb://host/database` or `mongodb+srv://…`. Give a password by the environment, not as a flag."""
     cache: CacheMode = "safe"
     """What is answered from the recording: `off` nothing, `safe` only what cannot surprise (token counts, embeddings,
     model listings for a short time, generation with temperature 0), `all` every complete generation too, `replay`
@@ -201,8 +203,10 @@ class Settings(BaseSettings):
     @field_validator("store", mode="after")
     @classmethod
     def _known_store(cls, value: str) -> str:
-        if value != "sqlite" and not value.startswith("sqlite:///"):
-            raise ValueError("must be `sqlite` or `sqlite:///path/to/file`")
+        if value != "sqlite" and not value.startswith("sqlite:///") and not is_mongodb(value):
+            raise ValueError(
+                "must be `sqlite`, `sqlite:///path/to/file`, `mongodb://host/database` or `mongodb+srv://…`"
+            )
         return value
 
     @model_validator(mode="after")
@@ -233,7 +237,7 @@ class Settings(BaseSettings):
 
     @property
     def sqlite_path(self) -> Path:
-        """The embedded store's file."""
+        """The embedded store's file; means nothing for another store."""
         if self.store == "sqlite":
             return self.data_dir / "exchanges.sqlite3"
         return Path(self.store.removeprefix("sqlite:///")).expanduser().absolute()
@@ -273,5 +277,6 @@ def _sentence(error: ValidationError) -> str:
         return f"Settings do not fit together: {message}."
     name = str(problem["loc"][0]).lower().removeprefix(ENV_PREFIX.lower())
     variable = "GEMINI_API_KEY" if name == "gemini_api_key" else ENV_PREFIX + name.upper()
-    shown = "" if name == "gemini_api_key" else f" (got {problem['input']!r})"
+    given = shown_uri(problem["input"]) if name == "store" and isinstance(problem["input"], str) else problem["input"]
+    shown = "" if name == "gemini_api_key" else f" (got {given!r})"
     return f"Setting --{name.replace('_', '-')} / {variable}{shown}: {message}."

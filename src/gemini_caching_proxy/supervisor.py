@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from .app import listener_tls, make_redactor
 from .cache.index import Index
 from .errors import ConfigError, FolderInUse
+from .instance import agree_on_fingerprints
 from .log import configure_logging, get_logger
 from .relay.origin import Origin, proxy_for, tls_context
 from .settings import Settings
@@ -224,6 +225,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        if self._settings.record:
+            await agree_on_fingerprints(self._settings)
         recorder_stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             keeper = None

@@ -7,20 +7,10 @@ from contextlib import asynccontextmanager
 
 from gemini_caching_proxy.errors import NotFound
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import is_shared, make_store, store_name
 from gemini_caching_proxy.stores.base import ExchangeStore, Query
-from gemini_caching_proxy.stores.sqlite import SQLiteStore
 
 LAST = "last"
-
-
-def store_exists(settings: Settings) -> bool:
-    """Whether anything was ever recorded where the settings say."""
-    return settings.sqlite_path.exists()
-
-
-def make_store(settings: Settings) -> ExchangeStore:
-    """The store that the settings name, not yet open."""
-    return SQLiteStore(settings.sqlite_path)
 
 
 @asynccontextmanager
@@ -50,7 +40,7 @@ def first_steps(settings: Settings) -> str:
     scheme = "https" if settings.tls_cert else "http"
     url = f"{scheme}://{settings.host}:{settings.port}"
     return (
-        f"Nothing is recorded in {settings.data_dir} yet.\n"
+        f"Nothing is recorded in {store_name(settings) if is_shared(settings) else settings.data_dir} yet.\n"
         f"Start the proxy with `gemini-proxy serve`, give your client the base URL {url} and ask it something.\n"
         "`gemini-proxy doctor` prints the exact setting for popular clients; `gemini-proxy demo` needs neither key nor "
         "network."

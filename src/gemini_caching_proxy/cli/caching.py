@@ -18,9 +18,10 @@ from gemini_caching_proxy.exchange import EntryKind, Exchange
 from gemini_caching_proxy.providers import providers
 from gemini_caching_proxy.providers.base import CacheSubject
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import store_exists
 from gemini_caching_proxy.stores.base import CacheEntry, CacheStats, EntryQuery, ExchangeStore
 
-from .access import find, first_steps, reading, store_exists, writing
+from .access import find, first_steps, reading, writing
 from .figures import bytes_text, clock_text, cost_text, count_text, duration_text, local_time
 from .listing import OPERATION_NAMES, short_id
 from .options import FILTER_PANEL, FOLDER, JSON, Bundle, conversation_of, limit_option, option, refuse, with_options

@@ -25,9 +25,10 @@ from gemini_caching_proxy.intake import Intake
 from gemini_caching_proxy.providers import providers
 from gemini_caching_proxy.recording_status import read_status, wait_drained
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import is_shared, store_exists
 from gemini_caching_proxy.stores.base import ExchangeStore, Query
 
-from .access import find, first_steps, reading, store_exists, writing
+from .access import find, first_steps, reading, writing
 from .figures import bytes_text
 from .flags import SETTINGS
 from .options import FILTERS, FOLDER, JSON, Bundle, Filters, option, read_settings, refuse, with_options
@@ -175,7 +176,8 @@ async def import_cassette(
     path = file.expanduser()
     # Read to its end first: nothing of a damaged file is to get in.
     count = sum(1 for _ in read_cassette(path))
-    settings.sqlite_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_shared(settings):
+        settings.sqlite_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     index = Index.from_settings(settings, providers(), imported=True)
     async with writing(settings) as store:
         result = await Intake(store, providers(), index).take(read_cassette(path))

@@ -18,9 +18,10 @@ from gemini_caching_proxy.cache.index import Index
 from gemini_caching_proxy.errors import NotFound
 from gemini_caching_proxy.providers import providers
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import store_exists, store_name
 from gemini_caching_proxy.stores.base import EntryQuery, ExchangeStore, Query
 
-from .access import find, first_steps, store_exists, writing
+from .access import find, first_steps, writing
 from .caching import CHOICE, entry_query, find_entry
 from .figures import read_moment, read_size
 from .options import FOLDER, JSON, Bundle, option, refuse, with_options
@@ -129,7 +130,7 @@ async def _queries(store: ExchangeStore, which: Mapping[str, Any]) -> list[Entry
 def _ask(settings: Settings) -> None:
     if not sys.stdin.isatty():
         raise refuse("--yes", "is needed where nobody can be asked")
-    if not typer.confirm(f"Forget these entries of {settings.sqlite_path}?", err=True):
+    if not typer.confirm(f"Forget these entries of {store_name(settings)}?", err=True):
         note("Nothing was forgotten.")
         raise typer.Exit(1)
 

@@ -18,9 +18,10 @@ from gemini_caching_proxy.exchange import Exchange, Verdict
 from gemini_caching_proxy.explanation import Explainer, Explanation, Nearest, age_text
 from gemini_caching_proxy.providers import providers
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import store_exists
 from gemini_caching_proxy.stores.base import ExchangeStore
 
-from .access import find, first_steps, reading, store_exists
+from .access import find, first_steps, reading
 from .caching import canonical_text, subject_record
 from .figures import local_time
 from .flags import some_settings

@@ -9,9 +9,10 @@ from functools import partial
 
 from gemini_caching_proxy.errors import StoreCorrupt, StoreUnavailable
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import is_shared, store_exists
 from gemini_caching_proxy.stores.base import ExchangeStore, Query, Summary
 
-from .access import reading, store_exists
+from .access import reading
 from .listing import Listing
 from .options import FILTERS, FOLDER, JSON, Filters, limit_option, with_options
 from .records import summary_record
@@ -102,6 +103,8 @@ def _is_same_file(settings: Settings, identity: tuple[int, int] | None) -> bool:
 
 
 def _identity(settings: Settings) -> tuple[int, int] | None:
+    if is_shared(settings):
+        return None
     try:
         stat = settings.sqlite_path.stat()
     except OSError:

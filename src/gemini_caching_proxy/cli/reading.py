@@ -10,9 +10,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import store_exists
 from gemini_caching_proxy.stores.base import Query, StatsGroup
 
-from .access import first_steps, reading, store_exists
+from .access import first_steps, reading
 from .figures import NONE, bytes_text, cost_text, count_text, duration_text
 from .listing import Listing, spans_days
 from .options import FILTERS, FOLDER, JSON, Bundle, Filters, limit_option, option, refuse, with_options

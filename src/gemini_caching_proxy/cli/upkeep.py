@@ -14,9 +14,10 @@ from rich.text import Text
 from gemini_caching_proxy.errors import StoreUnavailable
 from gemini_caching_proxy.recording_status import RecorderStatus, read_status, wait_drained
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import store_exists, store_name
 from gemini_caching_proxy.stores.base import Gap, StoreSize
 
-from .access import first_steps, reading, store_exists, writing
+from .access import first_steps, reading, writing
 from .figures import bytes_text, count_text, iso_text, local_time, read_moment
 from .options import FOLDER, JSON, Bundle, option, refuse, with_options
 from .terminal import note, one_line, output, say, write_json
@@ -67,7 +68,7 @@ async def _report(settings: Settings) -> dict[str, Any]:
     size, gaps, problem = await _look_into_store(settings)
     return {
         "data_dir": str(settings.data_dir),
-        "store": str(settings.sqlite_path),
+        "store": store_name(settings),
         **_recorder_report(recorder, now),
         **_size_report(size),
         "gap_exchanges": sum(gap.exchanges for gap in gaps),
@@ -222,7 +223,7 @@ async def prune(
 def _ask(moment: int, settings: Settings) -> None:
     if not sys.stdin.isatty():
         raise refuse("--yes", "is needed where nobody can be asked")
-    question = f"Remove every exchange before {local_time(moment):%Y-%m-%d %H:%M} from {settings.sqlite_path}?"
+    question = f"Remove every exchange before {local_time(moment):%Y-%m-%d %H:%M} from {store_name(settings)}?"
     if not typer.confirm(question, err=True):
         note("Nothing was removed.")
         raise typer.Exit(1)

@@ -425,6 +425,13 @@ class ExchangeStore(Protocol):
 
     async def cache_stats(self) -> CacheStats: ...
 
+    async def cache_changes(self) -> int:
+        """A number that grows when entries were evicted, pinned or made by hand, on whichever machine.
+
+        Always 0 for a store that only this machine can change, where `cache/changes.py` tells.
+        """
+        ...
+
     async def part_owners(self, digests: Sequence[bytes], *, limit: int = 100) -> tuple[UUID, ...]:
         """The oldest exchange that uses each of these parts, newest first: who sent them before."""
         ...

@@ -11,7 +11,6 @@ Facts about the layout, so that the modules make sense:
 - No step needs a transaction, so a standalone server will do.
 """
 
-from .connection import is_mongodb, shown_uri
 from .store import MongoDBStore
 
-__all__ = ["MongoDBStore", "is_mongodb", "shown_uri"]
+__all__ = ["MongoDBStore"]

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from bson.codec_options import CodecOptions, UuidRepresentation
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions
+from bson.errors import InvalidDocument
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -19,7 +21,6 @@ from pymongo.errors import (
     ConfigurationError,
     DocumentTooLarge,
     ExecutionTimeout,
-    InvalidDocument,
     InvalidName,
     InvalidURI,
     OperationFailure,
@@ -28,6 +29,7 @@ from pymongo.errors import (
 )
 
 from gemini_caching_proxy.errors import StoreUnavailable
+from gemini_caching_proxy.locations import shown_uri
 
 DATABASE = "gemini_proxy"
 """Where the URI names none."""
@@ -49,18 +51,6 @@ DUPLICATE_KEY = 11000
 _UNAUTHORIZED, _LOGIN_REFUSED = 13, 18
 _DOCUMENT_FAULTS = frozenset({2, 121, 10334, 17280, 17419, 17420})
 """Codes that blame the document: a bad value, the validator, its size."""
-
-
-def is_mongodb(name: str) -> bool:
-    """Whether a store of this name is a MongoDB."""
-    return name.startswith(("mongodb://", "mongodb+srv://"))
-
-
-def shown_uri(uri: str) -> str:
-    """The URI as it may be shown: without user, password and options."""
-    scheme, _, rest = uri.partition("://")
-    hosts, slash, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
-    return f"{scheme}://{hosts}{slash}{path}"
 
 
 def make_client(uri: str) -> Client:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
 
 from blake3 import blake3
 from bson import Int64
@@ -284,8 +283,7 @@ def _dissected(document: Document, parts: Mapping[bytes, Document], reader: Part
 def text_of(document: Document) -> str:
     """What the model said, as far as it stands in the open."""
     response: Document = document.get("response", {})
-    text: str = response.get("text", document.get("said", ""))
-    return text
+    return str(response.get("text", document.get("said", "")))
 
 
 def restored(document: Document, parts: Mapping[bytes, Document], reader: PartReader, codec: Codec) -> Exchange:

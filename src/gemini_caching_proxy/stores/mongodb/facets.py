@@ -1,4 +1,4 @@
-"""The facets of a database, as one process knows them: few thousand at most, so a query chooses among them in memory."""
+"""The facets of a database as one process knows them: few thousand at most, so queries choose among them in memory."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Reader:
         document = await self._database[INTERACTIONS].find_one({"marks": mark}, {"conversation": 1}, sort=_NEWEST)
         if document is None:
             return None
-        return ChainMatch(document["_id"], document.get("conversation", document["_id"]))
+        return ChainMatch(document["_id"], document.get("conversation") or document["_id"])
 
     async def positions(self) -> Mapping[str, JournalPosition]:
         """See `ExchangeStore.positions`."""
@@ -106,6 +106,10 @@ class Reader:
             file_bytes=int(figures["storageSize"] + figures.get("indexSize", 0)),
             body_bytes=seen.body_bytes + unsettled[1],
         )
+
+    async def cache_changes(self) -> int:
+        """See `ExchangeStore.cache_changes`."""
+        return (await state.look(self._database)).cache_changes
 
     async def _unsettled(self, seen: state.State) -> tuple[int, int]:
         """Exchanges, and bytes of their bodies, that are not in the sums yet."""

@@ -11,8 +11,9 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from gemini_caching_proxy.errors import FormatTooNew, StoreUnavailable
+from gemini_caching_proxy.locations import shown_uri
 
-from .connection import OLDEST_SERVER, Database, Document, shown_uri
+from .connection import OLDEST_SERVER, Database, Document
 from .view import FULL, full_pipeline
 
 VERSION: Final = 1

@@ -14,8 +14,10 @@ from typing import Any, Final
 from bson import Int64
 from pymongo import ReturnDocument
 
+from gemini_caching_proxy.errors import StoreUnavailable
+
 from .connection import Database, Document
-from .schema import STATE
+from .schema import NEW_STATE, STATE
 
 ABANDONED_SECONDS: Final = 60
 """A batch open for longer was left by a writer that died."""
@@ -66,8 +68,7 @@ class State:
 async def look(database: Database) -> State:
     """How things stand."""
     document = await database[STATE].find_one(_ID)
-    assert document is not None, "the schema makes it"
-    return State.of(document)
+    return State.of(NEW_STATE if document is None else document)
 
 
 async def draw(database: Database, writer: str, count: int) -> tuple[int, State]:
@@ -85,6 +86,8 @@ async def draw(database: Database, writer: str, count: int) -> tuple[int, State]
         ],
         return_document=ReturnDocument.AFTER,
     )
+    if document is None:
+        raise StoreUnavailable("The database was emptied behind our back; it is set up again.")
     state = State.of(document)
     await _close_abandoned(database, document, writer)
     return state.open[writer], state
@@ -110,3 +113,12 @@ async def change(database: Database, update: Any, **where: Any) -> bool:
     """Change it if it is as `where` says; whether it was."""
     done = await database[STATE].update_one({**_ID, **where}, update)
     return done.matched_count == 1
+
+
+async def agree(database: Database, name: str, offer: bytes) -> bytes:
+    """What all use under a name: what the first of them offered."""
+    document = await database[STATE].find_one_and_update(
+        {"_id": name}, {"$setOnInsert": {"value": offer}}, upsert=True, return_document=ReturnDocument.AFTER
+    )
+    assert document is not None, "it was just made if it was missing"
+    return bytes(document["value"])

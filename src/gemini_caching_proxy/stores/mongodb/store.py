@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from gemini_caching_proxy.errors import StoreUnavailable
 from gemini_caching_proxy.exchange import EntryKind, Exchange
+from gemini_caching_proxy.locations import shown_uri
 from gemini_caching_proxy.stores.base import (
     AddResult,
     CachedAnswer,
@@ -31,9 +32,9 @@ from gemini_caching_proxy.stores.base import (
     Summary,
 )
 
-from . import entries, schema
+from . import entries, schema, state
 from .answers import Answers
-from .connection import Client, Database, database_of, make_client, shown_uri, store_errors
+from .connection import Client, Database, database_of, make_client, store_errors
 from .eviction import Eviction
 from .facets import Facets
 from .lists import Lists
@@ -68,7 +69,8 @@ class MongoDBStore:
                 database = database_of(self._client)
                 await schema.check_server(database, self._uri)
                 if read_only:
-                    await self._check_readable(database)
+                    # Of a database that nobody wrote to yet everything is empty.
+                    await schema.version_of(database, self._uri)
                 else:
                     await schema.complete(database, self._uri)
                     self._writable = _Writable(database, self._writer_name)
@@ -77,10 +79,6 @@ class MongoDBStore:
         except BaseException:
             await self.aclose()
             raise
-
-    async def _check_readable(self, database: Database) -> None:
-        if await schema.version_of(database, self._uri) == 0:
-            raise StoreUnavailable(f"Nothing is recorded in {shown_uri(self._uri)} yet.")
 
     async def aclose(self) -> None:
         """Close everything; a second time does nothing."""
@@ -183,6 +181,13 @@ class MongoDBStore:
 
     async def evict_to(self, answer_bytes: int) -> int:
         return await self._read(self._writing.eviction.shrink_to(answer_bytes))
+
+    async def agree(self, name: str, offer: bytes) -> bytes:
+        """What all proxies on this store use under a name: the first one's offer."""
+        return await self._read(state.agree(self._writing.database, name, offer))
+
+    async def cache_changes(self) -> int:
+        return await self._read(self._reading.reader.cache_changes())
 
     async def cache_stats(self) -> CacheStats:
         return await self._read(self._reading.answers.stats())

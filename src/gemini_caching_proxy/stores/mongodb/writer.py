@@ -129,7 +129,7 @@ class Writer:
         if not documents:
             return 0
         try:
-            await self._database[name].insert_many(documents, ordered=False)  # type: ignore[arg-type]
+            await self._database[name].insert_many(documents, ordered=False)
         except BulkWriteError as error:
             return len(documents) - only_duplicates(error)
         return len(documents)

@@ -198,6 +198,9 @@ class SQLiteStore:
     async def cache_stats(self) -> CacheStats:
         return await self._read(lambda reader: reader.cache_stats())
 
+    async def cache_changes(self) -> int:
+        return 0
+
     async def part_owners(self, digests: Sequence[bytes], *, limit: int = 100) -> tuple[UUID, ...]:
         return await self._read(lambda reader: reader.part_owners(digests, limit))
 
