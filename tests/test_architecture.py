@@ -48,7 +48,7 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
                     "playback",
                 ),
                 *("inquiry", "assembly", "carryover", "decoding", "feed", "persistence", "heartbeat", "storage"),
-                "instance",
+                *("instance", "cache_watch"),
             }
         ),
     ),
@@ -97,6 +97,7 @@ WITHOUT_TEST: dict[str, str] = {
     "carryover": "a step of the recorder: tests/test_recorder.py",
     "feed": "a step of the recorder: tests/test_recorder.py",
     "heartbeat": "a step of the recorder: tests/test_recorder.py",
+    "cache_watch": "a step of the recorder: tests/e2e/test_mongodb.py",
     "persistence": "a step of the recorder: tests/test_recorder.py",
     "intake": "a cassette into the store: tests/cli/test_cassettes.py",
     "cli/eviction": "tests/cli/test_caching.py",

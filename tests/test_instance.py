@@ -11,6 +11,7 @@ import pytest
 from gemini_caching_proxy.app import make_redactor
 from gemini_caching_proxy.instance import INSTANCE_FILE, agree_on_fingerprints, instance_name
 from gemini_caching_proxy.settings import Settings, load_settings
+from mongod import Database
 
 
 def test_a_name_lasts(tmp_path: Path) -> None:
@@ -36,8 +37,8 @@ def fingerprint(settings: Settings) -> bytes:
     return make_redactor(settings).fingerprint(b"the key of a client")
 
 
-def test_proxies_on_one_store_agree(tmp_path: Path, mongod: str) -> None:
-    first, second, third = (settings_in(tmp_path / name, mongod) for name in "abc")
+def test_proxies_on_one_store_agree(tmp_path: Path, mongod: Database) -> None:
+    first, second, third = (settings_in(tmp_path / name, mongod.uri) for name in "abc")
     own = fingerprint(first)
     for settings in (first, second):
         asyncio.run(agree_on_fingerprints(settings))

@@ -14,12 +14,13 @@ from time import time_ns
 from typing import Literal
 
 from .credentials import is_placeholder
-from .errors import ConfigError, StoreError
+from .errors import ConfigError, StoreError, StoreUnavailable
 from .probe import Probe, probe
 from .recording_status import STORE_UNAVAILABLE, read_status
 from .relay.origin import Origin
 from .settings import Settings
-from .stores.sqlite import SQLiteStore, sqlite_version
+from .storage import inspect_server, is_shared, make_store, store_exists, store_name
+from .stores.sqlite import sqlite_version
 from .stores.sqlite.connection import OLDEST_SAFE, journal_mode
 from .supervisor import SERVE_FILE
 
@@ -52,6 +53,7 @@ async def examine(settings: Settings, *, upstream: bool = True) -> list[Finding]
         *check_folder(settings),
         check_disk(settings),
         check_sqlite(),
+        *await check_server(settings),
         await check_store(settings),
         check_recorder(settings),
         check_port(settings),
@@ -98,7 +100,7 @@ def check_folder(settings: Settings) -> list[Finding]:
         )
     else:
         findings.append(Finding("folder", "ok", f"{folder} is writable and private"))
-    if journal_mode(settings.sqlite_path.resolve(), _mounts()) != "wal":
+    if not is_shared(settings) and journal_mode(settings.sqlite_path.resolve(), _mounts()) != "wal":
         findings.append(
             Finding(
                 "filesystem",
@@ -136,24 +138,47 @@ def check_sqlite() -> Finding:
 
 
 async def check_store(settings: Settings) -> Finding:
-    path = settings.sqlite_path
-    if not path.exists():
-        return Finding("store", "ok", f"{path} does not exist yet: nothing was recorded")
-    store = SQLiteStore(path)
+    name = store_name(settings)
+    if not store_exists(settings):
+        return Finding("store", "ok", f"{name} does not exist yet: nothing was recorded")
+    store = make_store(settings)
     try:
         await store.open(read_only=True)
         size = await store.size()
         gaps = sum(gap.exchanges for gap in await store.gaps())
     except StoreError as error:
-        return Finding("store", "problem", str(error))
+        return Finding("store", "problem", str(error), error.advice if isinstance(error, StoreUnavailable) else "")
     finally:
         await store.aclose()
-    text = f"{path} holds {size.exchanges} exchanges"
+    text = f"{name} holds {size.exchanges} exchanges"
     if gaps:
         return Finding(
             "store", "note", f"{text}; {gaps} more could not be recorded", "`gemini-proxy status` tells when and why."
         )
     return Finding("store", "ok", text)
+
+
+async def check_server(settings: Settings) -> list[Finding]:
+    """What the server of a shared store is, and whether its user may do what recording needs."""
+    if not is_shared(settings):
+        return []
+    try:
+        found = await inspect_server(settings)
+    except StoreUnavailable:
+        return []  # the store's own check says it
+    login = f"as {found.user}" if found.user else "without login"
+    text = f"MongoDB {found.version}, {found.topology}, database {found.database}, {login}"
+    if not found.missing:
+        return [Finding("server", "ok", text)]
+    return [
+        Finding(
+            "server",
+            "problem",
+            f"{text}: the user may not {', '.join(found.missing)}",
+            f'In mongosh, as an administrator: db.grantRolesToUser("{found.user}", '
+            f'[{{role: "readWrite", db: "{found.database}"}}])',
+        )
+    ]
 
 
 def check_recorder(settings: Settings) -> Finding:
@@ -162,7 +187,10 @@ def check_recorder(settings: Settings) -> Finding:
         return Finding("recorder", "ok", "has not run on this folder yet")
     if status.state.startswith(STORE_UNAVAILABLE) and status.alive(time_ns()):
         return Finding(
-            "recorder", "problem", f"runs, but cannot store: {status.state}", "Exchanges wait in the journal."
+            "recorder",
+            "problem",
+            f"runs, but cannot store: {status.state}",
+            "Nothing is lost: exchanges wait in the journal.",
         )
     if status.alive(time_ns()):
         return Finding("recorder", "ok", f"runs (pid {status.pid}), {status.backlog_bytes} bytes to take in")

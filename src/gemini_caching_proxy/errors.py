@@ -155,7 +155,12 @@ class StoreError(ProxyError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be opened or reached now; nothing recorded is lost, the journal keeps it."""
+    """The store cannot be opened or reached now; trying again later may help."""
+
+    def __init__(self, text: str, advice: str = "") -> None:
+        super().__init__(text)
+        self.advice = advice
+        """What to do about it, where that is known."""
 
 
 class StoreCorrupt(StoreUnavailable):

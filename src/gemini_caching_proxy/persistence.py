@@ -85,6 +85,9 @@ class Persistence:
         self.counts.gap_exchanges += gap.exchanges
         log.warning("exchanges are missing from the record", exchanges=gap.exchanges, reason=gap.reason)
 
+    async def cache_changes(self) -> int:
+        return await self._insist(lambda store: store.cache_changes())
+
     async def knows(self, exchange_id: UUID) -> bool:
         async def ask(store: ExchangeStore) -> bool:
             # Dear for an exchange that is there, which is rare, and cheap for one that is not.

@@ -18,6 +18,7 @@ from time import monotonic
 
 from .assembly import OpenExchange, assemble
 from .cache.index import Index
+from .cache_watch import CacheWatch
 from .carryover import Carryover
 from .decoding import understand
 from .errors import FolderInUse, FormatTooNew
@@ -31,7 +32,7 @@ from .persistence import Persistence, Stopped
 from .providers import providers
 from .providers.base import Provider
 from .settings import Settings
-from .storage import make_store
+from .storage import is_shared, make_store
 from .stores.base import ExchangeStore
 
 POLL_SECONDS = 0.04
@@ -105,6 +106,7 @@ class Recorder:
         self._heartbeat = Heartbeat(settings, self._persistence, self._feeds)
         self._held: list[tuple[Feed, OpenExchange]] = []
         self._read_trouble: set[str] = set()
+        self._cache_watch = CacheWatch(settings, self._persistence) if is_shared(settings) else None
         self._reread = True
         """Whether journals may still hold exchanges that are stored: from a start until a round without any."""
 
@@ -132,6 +134,8 @@ class Recorder:
         while True:
             stopping = stop.is_set()
             busy = await self._round(known)
+            if self._cache_watch is not None:
+                await self._cache_watch.look()
             if stopping:
                 deadline = deadline or monotonic() + STOP_SECONDS
                 if not busy or monotonic() > deadline:

@@ -10,7 +10,7 @@ from .stores.base import ExchangeStore
 from .stores.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
-    from .stores.mongodb import MongoDBStore
+    from .stores.mongodb import Inspection, MongoDBStore
 
 
 def make_store(settings: Settings, *, writer: str | None = None) -> ExchangeStore:
@@ -27,6 +27,20 @@ def shared_store(settings: Settings, *, writer: str | None = None) -> MongoDBSto
     from .stores.mongodb import MongoDBStore
 
     return MongoDBStore(settings.store, writer=writer)
+
+
+async def inspect_server(settings: Settings) -> Inspection:
+    """What the server of a shared store says of itself and of our user. Raises StoreUnavailable."""
+    from .stores.mongodb import inspect
+
+    return await inspect(settings.store)
+
+
+def sharding_commands(settings: Settings) -> list[str]:
+    """Commands that spread a shared store over shards."""
+    from .stores.mongodb import sharding_commands as commands
+
+    return list(commands(settings.store))
 
 
 def store_name(settings: Settings) -> str:

@@ -12,10 +12,11 @@ from gemini_caching_proxy import __version__
 from gemini_caching_proxy.clients import CLIENTS, remark_at
 from gemini_caching_proxy.doctor import Finding, base_url, examine
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import is_shared, sharding_commands
 from gemini_caching_proxy.stores.sqlite import sqlite_version
 
 from .flags import SETTINGS
-from .options import JSON, Bundle, option, with_options
+from .options import JSON, Bundle, option, refuse, with_options
 from .terminal import one_line, output, say, write_json
 
 _SIGNS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "bold red")}
@@ -25,12 +26,28 @@ OFFLINE = Bundle(
 )
 
 
-@with_options(offline=OFFLINE, json=JSON, settings=SETTINGS)
-async def doctor(settings: Settings, offline: bool, json: bool) -> None:
+SHARDING = Bundle(
+    (
+        option(
+            "sharding", bool, "Print the commands that spread a MongoDB store over shards, and do nothing else.",
+            "--sharding",
+        ),
+    ),
+    lambda values: bool(values["sharding"]),
+)  # fmt: skip
+
+
+@with_options(offline=OFFLINE, sharding=SHARDING, json=JSON, settings=SETTINGS)
+async def doctor(settings: Settings, offline: bool, sharding: bool, json: bool) -> None:
     """Check the setup and print the exact setting for each client.
 
     The exit code is 1 if there is a problem. It takes the flags of `serve`, to try them.
     """
+    if sharding:
+        if not is_shared(settings):
+            raise refuse("--sharding", "is for a MongoDB store: give --store mongodb://… as well")
+        say(*sharding_commands(settings))
+        return
     findings = await examine(settings, upstream=not offline)
     url = base_url(settings)
     if json:

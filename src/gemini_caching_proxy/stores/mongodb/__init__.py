@@ -11,6 +11,8 @@ Facts about the layout, so that the modules make sense:
 - No step needs a transaction, so a standalone server will do.
 """
 
+from .inspection import Inspection, inspect
+from .sharding import sharding_commands
 from .store import MongoDBStore
 
-__all__ = ["MongoDBStore"]
+__all__ = ["Inspection", "MongoDBStore", "inspect", "sharding_commands"]

@@ -43,6 +43,15 @@ PATIENCE_MS = 10_000
 """For one operation, its retries included."""
 LONGEST_REASON = 200
 
+_URI_ADVICE = "Write mongodb://user:password@host:27017/gemini_proxy, with %40 for @, %3A for : and %2F for / in user and password."
+_LOGIN_ADVICE = (
+    "Check user and password in GEMINI_PROXY_STORE; add ?authSource=admin if the user was made in the database admin."
+)
+RIGHTS_ADVICE = 'In mongosh, as an administrator: db.grantRolesToUser("USER", [{role: "readWrite", db: "DATABASE"}])'
+_REACH_ADVICE = (
+    "Check that MongoDB runs there and can be reached from here: host, port, firewall, tls=true where it wants TLS."
+)
+
 Document = dict[str, Any]
 Database = AsyncDatabase[Document]
 Client = AsyncMongoClient[Document]
@@ -88,7 +97,7 @@ def store_errors(uri: str) -> Iterator[None]:
     except PyMongoError as error:
         if blames_document(error):
             raise ValueError(f"MongoDB refuses a document: {_reason(error)}") from None
-        raise StoreUnavailable(_sentence(error, shown_uri(uri))) from None
+        raise _trouble(error, shown_uri(uri)) from None
     except (ValueError, TypeError) as error:
         # What PyMongo says of options of a URI; of documents it says the errors above.
         if not _is_of_uri(error):
@@ -114,26 +123,41 @@ def _is_of_uri(error: Exception) -> bool:
     return module.startswith("pymongo") and not module.startswith("pymongo.synchronous.bulk")
 
 
-def _sentence(error: PyMongoError, name: str) -> str:
+def _trouble(error: PyMongoError, name: str) -> StoreUnavailable:
+    reason = _reason(error)
     if isinstance(error, InvalidURI | InvalidName):
-        return f"{name} is no MongoDB URI: {_reason(error)}."
+        return StoreUnavailable(f"{name} is no MongoDB URI: {reason}.", _URI_ADVICE)
     if isinstance(error, ConfigurationError):
-        return f"{name} cannot be used: {_reason(error)}."
+        if "wire version" in str(error):
+            return too_old(name, reason)
+        return StoreUnavailable(f"{name} cannot be used: {reason}.", _URI_ADVICE)
     if isinstance(error, BulkWriteError):
-        return f"{name} did not take everything: {_bulk_reason(error)}."
+        return StoreUnavailable(f"{name} did not take everything: {_bulk_reason(error)}.")
     if isinstance(error, ExecutionTimeout):
-        return f"{name} did not answer in time."
+        return StoreUnavailable(f"{name} did not answer in time.")
     if isinstance(error, OperationFailure):
-        if error.code == _LOGIN_REFUSED:
-            return f"{name} refuses the login: user, password or authSource is wrong."
-        if error.code == _UNAUTHORIZED:
-            return f"{name}: the user lacks rights ({_reason(error)}): it needs the role readWrite on this database."
-        return f"{name} refuses: {_reason(error)}."
+        return _refusal(error, name, reason)
     if isinstance(error, ServerSelectionTimeoutError):
-        return f"{name} cannot be reached: {_reason(error)}."
+        return StoreUnavailable(f"{name} cannot be reached: {reason}.", _REACH_ADVICE)
     if isinstance(error, AutoReconnect):
-        return f"The connection to {name} broke: {_reason(error)}."
-    return f"{name} cannot be used: {_reason(error)}."
+        return StoreUnavailable(f"The connection to {name} broke: {reason}.", _REACH_ADVICE)
+    return StoreUnavailable(f"{name} cannot be used: {reason}.")
+
+
+def _refusal(error: OperationFailure, name: str, reason: str) -> StoreUnavailable:
+    if error.code == _LOGIN_REFUSED:
+        return StoreUnavailable(f"{name} refuses the login: user, password or authSource is wrong.", _LOGIN_ADVICE)
+    if error.code == _UNAUTHORIZED:
+        return StoreUnavailable(f"{name}: the user lacks rights ({reason}).", RIGHTS_ADVICE)
+    return StoreUnavailable(f"{name} refuses: {reason}.")
+
+
+def too_old(name: str, what: str) -> StoreUnavailable:
+    """A server older than `OLDEST_SERVER`."""
+    oldest = ".".join(map(str, OLDEST_SERVER))
+    return StoreUnavailable(
+        f"{name} is too old: {what}; MongoDB {oldest} or newer is needed.", f"Upgrade it to {oldest} or newer."
+    )
 
 
 def _reason(error: PyMongoError) -> str:

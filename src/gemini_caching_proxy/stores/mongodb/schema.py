@@ -10,10 +10,10 @@ from typing import Any, Final
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import CollectionInvalid, OperationFailure
 
-from gemini_caching_proxy.errors import FormatTooNew, StoreUnavailable
+from gemini_caching_proxy.errors import FormatTooNew
 from gemini_caching_proxy.locations import shown_uri
 
-from .connection import OLDEST_SERVER, Database, Document
+from .connection import OLDEST_SERVER, Database, Document, too_old
 from .view import FULL, full_pipeline
 
 VERSION: Final = 1
@@ -128,10 +128,7 @@ async def check_server(database: Database, uri: str) -> None:
     info = await database.client.server_info()
     version = tuple(info["versionArray"][:2])
     if version < OLDEST_SERVER:
-        raise StoreUnavailable(
-            f"{shown_uri(uri)} is MongoDB {info['version']}, which is too old: "
-            f"{'.'.join(map(str, OLDEST_SERVER))} or newer is needed."
-        )
+        raise too_old(shown_uri(uri), f"it is MongoDB {info['version']}")
 
 
 async def complete(database: Database, uri: str) -> None:
