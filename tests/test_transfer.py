@@ -330,7 +330,7 @@ def test_entries_are_as_in_the_source(tmp_path: Path) -> None:
         await pair.source.evict(EntryQuery(key=b"e" * 16))
         await pair.source.add_entry(several.id, b"t" * 16, "error")
         await pair.source.add_entry(plain.id, b"u" * 16, "answer")
-        counts, found = await pair.copy_and_compare()
+        _, found = await pair.copy_and_compare()
         had, has = await entries(pair.source), await entries(pair.target)
         assert has == had
         assert has[KEY].hits == has[b"p" * 16].hits == 1
