@@ -43,7 +43,7 @@ PATIENCE_MS = 10_000
 """For one operation, its retries included."""
 LONGEST_REASON = 200
 
-_URI_ADVICE = "Write mongodb://user:password@host:27017/gemini_proxy, with %40 for @, %3A for : and %2F for / in user and password."
+_URI_ADVICE = "Write mongodb://user:password@host:27017/gemini_proxy, with %40 for @, %3A for : and %2F for / in it."
 _LOGIN_ADVICE = (
     "Check user and password in GEMINI_PROXY_STORE; add ?authSource=admin if the user was made in the database admin."
 )

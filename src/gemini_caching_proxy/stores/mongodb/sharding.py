@@ -15,7 +15,7 @@ KEYS: Final = (
     (
         INTERACTIONS,
         '{ _id: "hashed" }',
-        "Ids grow with time: hashed they scatter, and one exchange asks one shard. A list asks all, each for its newest.",
+        "Ids grow with time: hashed they scatter, and one exchange asks one shard. A list asks all of them.",
     ),
     (PARTS, '{ _id: "hashed" }', "Always read by their hash."),
     (TEXTS, '{ _id: "hashed" }', "A search asks all shards; the words are the bulk of the indexes."),
@@ -33,4 +33,4 @@ def sharding_commands(uri: str) -> Iterator[str]:
     for collection, key, why in KEYS:
         yield f"// {why}"
         yield f'sh.shardCollection("{database}.{collection}", {key})'
-    yield "// The indexes for it are made by these commands where they are missing; the rest stays on the primary shard."
+    yield "// Missing indexes are made by these commands; the other collections stay on the primary shard."
