@@ -83,7 +83,7 @@ def _making(document: Document, kind: EntryKind, *, settles: bool) -> list[Docum
                 "$cond": [
                     "$wins",
                     # What the new one lacks (a model, a last hit) must not stay of the old one.
-                    {"$mergeObjects": [{"_id": "$_id"}, {"$literal": new}, {name: f"${name}" for name in _GUARDS}]},
+                    {"$mergeObjects": [_KEPT, {"$literal": new}]},
                     "$$ROOT",
                 ]
             }
@@ -92,7 +92,7 @@ def _making(document: Document, kind: EntryKind, *, settles: bool) -> list[Docum
     ]
 
 
-_GUARDS: Final = ("through", "counted")
+_KEPT: Final[Document] = {name: f"${name}" for name in ("_id", "through", "counted")}
 
 
 def _is_better(kind: EntryKind, stored_ns: int) -> Document:
