@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import uuid4
 
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from .connection import Database
@@ -30,13 +31,26 @@ class Lease:
 
     async def take(self) -> bool:
         """Take it, or keep it for `SECONDS` more; False if another has it."""
-        free = {"_id": self._work, "$or": [{"holder": self._holder}, {"$expr": {"$lt": ["$until", "$$NOW"]}}]}
-        taken = [{"$set": {"holder": self._holder, "until": {"$add": ["$$NOW", SECONDS * 1000]}}}]
+        is_free = {
+            "$or": [
+                {"$eq": [{"$ifNull": ["$holder", self._holder]}, self._holder]},
+                {"$lt": [{"$ifNull": ["$until", "$$NOW"]}, "$$NOW"]},
+            ]
+        }
+        until = {"$add": ["$$NOW", SECONDS * 1000]}
+        taken = {
+            "holder": {"$cond": [is_free, self._holder, "$holder"]},
+            "until": {"$cond": [is_free, until, "$until"]},
+        }
+        lease = self._database[LEASES].find_one_and_update
         try:
-            done = await self._database[LEASES].update_one(free, taken, upsert=True)
+            document = await lease(
+                {"_id": self._work}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
+            )
         except DuplicateKeyError:
+            # Two found none at once; the other has it.
             return False
-        return done.matched_count == 1 or done.upserted_id is not None
+        return document is not None and document["holder"] == self._holder
 
     async def give_back(self) -> None:
         await self._database[LEASES].delete_one({"_id": self._work, "holder": self._holder})
