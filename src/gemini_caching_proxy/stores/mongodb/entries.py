@@ -27,7 +27,8 @@ from .schema import CACHE, INTERACTIONS
 
 FIELDS: Final = (
     *("sequence", "started_ns", "timing.duration_us", "response.bytes", "failure", "facet", "provider", "operation"),
-    *("model", "credential", "conversation", "entry", "cache"),
+    *("model", "credential", "conversation", "entry", "cache.verdict", "cache.key", "cache.source"),
+    *("cache.saved_nanousd", "cache.saved_us"),
 )
 """What is read of an exchange's document."""
 _COPIED: Final = ("facet", "provider", "operation", "model", "credential", "conversation")
@@ -104,8 +105,8 @@ def _is_better(kind: EntryKind, stored_ns: int) -> Document:
 def _entry(document: Document, kind: EntryKind) -> Document:
     """An exchange's entry, unused, without its key."""
     stored_ns = _ended_ns(document)
-    entry: Document = {"exchange": document["_id"], "sequence": Int64(document["sequence"])}
-    entry |= {"kind": kind, **{name: document[name] for name in _COPIED if name in document}}
+    entry: Document = {"exchange": document["_id"], "sequence": Int64(document["sequence"]), "kind": kind}
+    entry |= {name: document[name] for name in _COPIED if name in document}
     return entry | {
         "stored": _date(stored_ns),
         "stored_ns": Int64(stored_ns),
