@@ -19,7 +19,7 @@ from bson import Int64
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 
-from . import state
+from . import entries, state
 from .connection import Database, Document
 from .leases import SECONDS, Lease
 from .rollups import FOLDED, Fold, Rollups, Scopes
@@ -33,7 +33,7 @@ PATIENCE_S: Final = 2.0
 PAUSE_S: Final = 0.5
 """Before the background looks whether something is left, and before a lease nobody needs is given back."""
 _SEQUENCE: Final = [("sequence", 1)]
-_READ: Final = dict.fromkeys(FOLDED, 1)
+_READ: Final = dict.fromkeys((*FOLDED, *entries.FIELDS), 1)
 
 _HORIZON: Final[Document] = {
     "$subtract": [
@@ -175,6 +175,7 @@ class Settlement:
         for document in documents:
             fold.count(document, self._scopes.facets[document["facet"]])
         await self._rollups.add(fold.additions(self._scopes.scopes), through)
+        await entries.settle(self._database, documents)
 
     async def _finish(self, seen: State, documents: Sequence[Document]) -> None:
         body_bytes = sum(each["request"]["bytes"] + each.get("response", {}).get("bytes", 0) for each in documents)
