@@ -30,6 +30,7 @@ from gemini_caching_proxy.stores.records import (
     preview,
     restore,
     restore_response,
+    stored_text,
 )
 from gemini_caching_proxy.stores.tallies import measure_of
 
@@ -284,6 +285,17 @@ def text_of(document: Document) -> str:
     """What the model said, as far as it stands in the open."""
     response: Document = document.get("response", {})
     return str(response.get("text", document.get("said", "")))
+
+
+def text_references_of(document: Document) -> list[bytes]:
+    """What `searched_text_of` needs."""
+    return _blobs(document)
+
+
+def searched_text_of(document: Document, parts: Mapping[bytes, Document], reader: PartReader, codec: Codec) -> str:
+    """All of `records.own_text` that can be read back, also what is too long for the open."""
+    cut = _dissected(document, parts, reader, codec)
+    return stored_text(cut.record, cut.response)
 
 
 def restored(document: Document, parts: Mapping[bytes, Document], reader: PartReader, codec: Codec) -> Exchange:

@@ -40,12 +40,12 @@ def _index(name: str, *keys: tuple[str, int], **options: Any) -> IndexModel:
 
 INDEXES: Final[dict[str, list[IndexModel]]] = {
     INTERACTIONS: [
-        _index("sequence", ("sequence", ASCENDING)),
+        _index("sequence", ("sequence", ASCENDING), ("started_ns", ASCENDING), ("facet", ASCENDING)),
         _index("time", ("started_ns", DESCENDING), ("sequence", DESCENDING), ("facet", ASCENDING)),
         _index("facet", ("facet", ASCENDING), ("started_ns", DESCENDING), ("sequence", DESCENDING)),
         _index(
             "conversation",
-            *(("conversation", ASCENDING), ("started_ns", DESCENDING), ("sequence", DESCENDING)),
+            *(("conversation", ASCENDING), ("started_ns", DESCENDING), ("sequence", DESCENDING), ("facet", ASCENDING)),
             partialFilterExpression={"conversation": {"$exists": True}},
         ),
         _index(
