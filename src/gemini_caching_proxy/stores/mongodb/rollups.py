@@ -103,12 +103,13 @@ class Sums:
 
     def document(self, key: Key) -> Document:
         dimension, _, value = key.scope.partition(":")
-        document: Document = {"_id": key.id, "grain": key.grain, "scope": key.scope, "start": Int64(key.start)}
+        document: Document = {"_id": key.id, "grain": key.grain, "scope": key.scope, "start": key.start}
         document |= {"date": _EPOCH + timedelta(seconds=key.start), "dimension": dimension}
         if value:
             document["value"] = value
-        document |= {name: Int64(number) for name, number in zip(SUM_COLUMNS, self.sums, strict=True)}
-        return document | {"durations": self.durations, "ttfts": self.ttfts, "through": Int64(self.through)}
+        document.update(zip(SUM_COLUMNS, self.sums, strict=True))
+        document |= {"durations": self.durations, "ttfts": self.ttfts, "through": Int64(self.through)}
+        return document
 
 
 def _joined(known: str, new: str, condensed: int) -> tuple[str, int]:
