@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 USER = "10001"
 GRACE_SECONDS = 40
+SAID = b'{"contents": [{"parts": [{"text": "Written by a container"}]}]}'
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,12 @@ class Container:
         assert check.text.startswith("CMD [")
         return self.run(*json.loads(check.text.removeprefix("CMD ")))
 
+    def wait_healthy(self) -> None:
+        try:
+            wait_for(lambda: self.health().returncode == 0, timeout=30, what="health")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.log}") from None
+
     def first_process(self) -> psutil.Process:
         """The process that an engine would send its signals to."""
         assert self._process is not None
@@ -178,13 +185,10 @@ def test_it_serves_records_tells_its_health_and_ends_in_time(image: Image, conta
     before = everything(image.root)
     assert container.health().returncode == 1
     container.start()
-    wait_for(lambda: container.health().returncode == 0, timeout=30, what=f"health: {container.log}")
+    container.wait_healthy()
     # As a client of the machine asks: the published port reaches the container with the Host of the client's URL.
-    body = b'{"contents": [{"parts": [{"text": "Written by a container"}]}]}'
-    key = b"x-goog-api-key: made-up-key\r\n"
-    answered = ask(container.port, post(body=body, headers=key))
-    assert answered.status == 200
-    rebound = get(headers=key).replace(b"Host: 127.0.0.1", b"Host: evil.example")
+    assert ask(container.port, post(body=SAID)).status == 200
+    rebound = get().replace(b"Host: 127.0.0.1", b"Host: evil.example")
     assert b"evil.example" in rebound
     assert ask(container.port, rebound).status == 403
 
@@ -220,14 +224,14 @@ def test_it_holds_the_program_compiled_and_nothing_that_the_program_does_not_nee
     installed = image.root / "opt" / "gemini-proxy"
     (packages,) = installed.glob("lib/python3.*/site-packages")
     modules = list((packages / "gemini_caching_proxy").rglob("*.py"))
-    assert len(modules) == len(list((ROOT / "src" / "gemini_caching_proxy").rglob("*.py")))
+    copied = image.root.parent / "context" / "src" / "gemini_caching_proxy"
+    assert len(modules) == len(list(copied.rglob("*.py"))) > 50
     for module in modules:
         (compiled,) = (module.parent / "__pycache__").glob(f"{module.stem}.*.pyc")
         # Flags of PEP 552: a hash that is not checked.
         assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", module
     assert not list(packages.glob("pip*"))
     assert not (image.root / "build").exists()
-    assert sorted(each.name for each in image.root.iterdir() if (each / "src").exists()) == []
 
 
 def test_it_runs_with_mongodb_as_compose_sets_it(image: Image, simulator: Any, tmp_path: Path) -> None:
@@ -239,8 +243,8 @@ def test_it_runs_with_mongodb_as_compose_sets_it(image: Image, simulator: Any, t
         container = Container(image, tmp_path, **settings)
         try:
             container.start()
-            wait_for(lambda: container.health().returncode == 0, timeout=30, what=f"health: {container.log}")
-            assert ask(container.port, post(headers=b"x-goog-api-key: made-up-key\r\n")).status == 200
+            container.wait_healthy()
+            assert ask(container.port, post(body=SAID)).status == 200
             assert container.stop() == 0, container.log
             with database.opened() as collections:
                 assert collections.gemini_interactions.count_documents({}) == 1
