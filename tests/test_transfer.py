@@ -341,9 +341,11 @@ def test_entries_are_as_in_the_source(tmp_path: Path) -> None:
     pair.run(work)
 
 
-def test_an_older_answer_that_stands_again_stands_in_the_target(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [0, 1])
+def test_an_older_answer_that_stands_again_stands_in_the_target(tmp_path: Path, later: int) -> None:
+    """Also when both ended at once: then the one taken in later counts as the newer."""
     pair = Pair(tmp_path)
-    older, newer = at(0), at(1)
+    older, newer = at(0), at(later)
 
     async def work() -> None:
         await pair.source.add([older, *[exchange(started_ns=NOW_NS + second) for second in range(150)], newer])
@@ -376,6 +378,21 @@ def test_answers_that_the_target_has_of_its_own_stay_where_they_would_stay(tmp_p
             b"e" * 16: own_under_evicted.id,
         }
         assert (found.other_answers, found.only_in_target, found.differences) == (2, 4, 0)
+
+    pair.run(work)
+
+
+def test_an_exchange_that_the_target_has_already_gets_its_entry(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    one, other = at(0), at(1, OTHER_KEY)
+
+    async def work() -> None:
+        await pair.source.add([one, other])
+        await pair.target.add([one, other])
+        await pair.target.evict(EntryQuery(key=KEY))
+        _, found = await pair.copy_and_compare()
+        assert await entries(pair.target) == await entries(pair.source)
+        assert found.differences == 0
 
     pair.run(work)
 

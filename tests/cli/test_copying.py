@@ -90,7 +90,7 @@ def entries_of(path: Path) -> dict[bytes, CacheEntry]:
 def varied(count: int, seed: int = 7) -> Iterator[Exchange]:
     """Turns of a session, streams, unary calls, failures, hits, odd bytes, large bodies, in a mix."""
     random, prose = Random(seed), Prose(seed)
-    session = agent_session(count // 4)
+    session = agent_session(100)
     known: list[Exchange] = []
     for number in range(count - 1):
         over: dict[str, Any] = {"started_ns": NOW_NS + random.randrange(10**15)}

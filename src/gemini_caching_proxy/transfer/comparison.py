@@ -16,6 +16,7 @@ from gemini_caching_proxy.exchange import Exchange, Piece
 from gemini_caching_proxy.stores.base import CacheEntry, EntryQuery, ExchangeStore, Query, Summary, replaces
 
 from .entries import each_entry, entry_under
+from .parallel import gathered
 
 PAGE: Final = 500
 SAMPLE: Final = 500
@@ -158,8 +159,7 @@ class _Check:
     async def _whole(self, exchange_id: UUID) -> list[str]:
         """Names of the fields that differ."""
         try:
-            one = await self._source.get(exchange_id)
-            other = await self._target.get(exchange_id)
+            one, other = await gathered((self._source.get(exchange_id), self._target.get(exchange_id)))
         except NotFound:
             # Pruned meanwhile.
             return []
