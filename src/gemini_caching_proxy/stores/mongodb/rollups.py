@@ -166,9 +166,15 @@ class Scopes:
         if not unknown:
             return
         async for document in self._database[FACETS].find({"_id": {"$in": list(unknown)}}):
-            facet = facet_of(document)
-            self.facets[document["_id"]] = facet
-            self.scopes[document["_id"]] = scopes_of(document["_id"], facet)
+            self.of(document["_id"], facet_of(document))
+
+    def of(self, digest: bytes, facet: Facet) -> tuple[str, ...]:
+        """Those of this facet."""
+        scopes = self.scopes.get(digest)
+        if scopes is None:
+            self.facets[digest] = facet
+            scopes = self.scopes[digest] = scopes_of(digest, facet)
+        return scopes
 
 
 class Rollups:
