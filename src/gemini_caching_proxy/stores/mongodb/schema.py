@@ -55,16 +55,38 @@ INDEXES: Final[dict[str, list[IndexModel]]] = {
         ),
         _index("started", ("started", DESCENDING)),
     ],
-    PARTS: [_index("owner", ("owner", ASCENDING))],
+    PARTS: [
+        _index("owner", ("owner", ASCENDING)),
+        _index("members", ("parts", ASCENDING), partialFilterExpression={"kind": "list"}),
+    ],
     TEXTS: [
         _index("words", ("words", ASCENDING), ("sequence", DESCENDING)),
         _index("sequence", ("sequence", ASCENDING)),
     ],
     CACHE: [
         _index("exchange", ("exchange", ASCENDING)),
-        _index("time", ("stored_ns", DESCENDING), ("_id", DESCENDING)),
-        _index("used", ("used_ns", ASCENDING), ("_id", ASCENDING)),
-        _index("pinned", ("stored_ns", DESCENDING), partialFilterExpression={"pinned": True}),
+        _index(
+            "time",
+            *(("stored_ns", DESCENDING), ("_id", DESCENDING), ("facet", ASCENDING), ("kind", ASCENDING)),
+            *(("pinned", ASCENDING), ("size", ASCENDING)),
+        ),
+        _index(
+            "conversation",
+            *(("conversation", ASCENDING), ("stored_ns", DESCENDING), ("_id", DESCENDING)),
+            partialFilterExpression={"conversation": {"$exists": True}},
+        ),
+        _index("used", ("used_ns", ASCENDING), ("_id", ASCENDING), partialFilterExpression={"pinned": False}),
+        _index(
+            "pinned",
+            *(("stored_ns", DESCENDING), ("_id", DESCENDING)),
+            partialFilterExpression={"pinned": True},
+        ),
+        _index("sizes", ("pinned", ASCENDING), ("kind", ASCENDING), ("size", ASCENDING)),
+        _index(
+            "hits",
+            *(("hits", ASCENDING), ("saved_nanousd", ASCENDING), ("saved_us", ASCENDING)),
+            partialFilterExpression={"hits": {"$gt": 0}},
+        ),
     ],
     ROLLUPS: [_index("key", ("grain", ASCENDING), ("scope", ASCENDING), ("start", ASCENDING))],
     FACETS: [_index("sequence", ("sequence", ASCENDING))],
