@@ -1,8 +1,8 @@
 """An exchange as a document and back.
 
 Most fields are there for people and for queries. What they do not say exactly (bytes of headers, chunk by chunk times,
-the glue between parts) is in `record` and `glue`, as `stores/records.py` makes them; restoring takes those, the parts,
-and the fields that `records.Columns` names.
+the glue between parts) is in `record`, as `stores/records.py` makes it, packed beside what the model said; restoring
+takes that, the parts, and the fields that `records.Columns` names.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 from blake3 import blake3
 from bson import Int64
 
@@ -40,10 +41,12 @@ from .parts import Draft, Interning, PartReader, expanded, in_runs
 LONGEST_TEXT: Final = 256 * 1024
 """Characters of what was asked or said that stand in the open."""
 LARGEST_BYTES: Final = 1024 * 1024
-"""Of `record` and of `glue` in the document; more of them is a part."""
+"""Of `record`, before it is compressed, in the document; more of it is a part."""
 MOST_CHUNKS: Final = 20_000
 """Chunks whose times and sizes stand in the open."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_record_encoder = msgspec.msgpack.Encoder()
+_record_decoder = msgspec.msgpack.Decoder(tuple[bytes, bytes])
 _FACET_FIELDS: Final = tuple(field.name for field in fields(Facet))
 
 
@@ -209,22 +212,18 @@ def _references(exchange: Exchange, cut: Dissected, drafts: list[Draft]) -> Docu
 
 
 def _pack(document: Document, cut: Dissected, codec: Codec, drafts: list[Draft], exchange: Exchange) -> None:
-    """Put what only we can read into the document, or into parts if it is large."""
+    """Put what only we can read into the document, or into a part if it is large."""
     said = len(clean(exchange.response_text).encode())
-    in_the_open = len(exchange.response_text) <= LONGEST_TEXT
-    glue = cut.response[said:] if in_the_open else cut.response
-    for name, data in (("record", cut.record), ("glue", glue)):
-        if not data:
-            continue
-        if len(data) <= LARGEST_BYTES:
-            document[name] = codec.pack(data)
-        else:
-            digest = blake3(data).digest(length=DIGEST_BYTES)
-            drafts.append(Draft(digest, data, kind="blob"))
-            document[name] = b""
-            document[f"{name}_part"] = digest
-    if not in_the_open:
+    if len(exchange.response_text) > LONGEST_TEXT:
         document["text_cut"] = True
+        said = 0
+    record = _record_encoder.encode((cut.record, cut.response[said:]))
+    if len(record) <= LARGEST_BYTES:
+        document["record"] = codec.pack_beside(record, text_of(document).encode())
+    else:
+        digest = blake3(record).digest(length=DIGEST_BYTES)
+        drafts.append(Draft(digest, record, kind="blob"))
+        document["record"], document["record_part"] = b"", digest
 
 
 def _set(document: Document, name: str, value: Any) -> None:
@@ -244,7 +243,6 @@ def _fit(value: int | None) -> int | None:
 
 SUMMARY_FIELDS: Final = {
     "record": 0,
-    "glue": 0,
     "parts": 0,
     "request.text": 0,
     "response.text": 0,
@@ -267,18 +265,17 @@ def answer_references_of(document: Document) -> list[bytes]:
 
 
 def _blobs(document: Document) -> list[bytes]:
-    return [document[name] for name in ("record_part", "glue_part") if name in document]
+    return [document["record_part"]] if "record_part" in document else []
 
 
 def _dissected(document: Document, parts: Mapping[bytes, Document], reader: PartReader, codec: Codec) -> Dissected:
-    record, glue = (
-        reader.part(parts[document[f"{name}_part"]])[1]
-        if f"{name}_part" in document
-        else codec.unpack(document[name]) if name in document else b""
-        for name in ("record", "glue")
-    )  # fmt: skip
-    said = b"" if document.get("text_cut") else text_of(document).encode()
-    return Dissected([], record, said + glue)
+    said = text_of(document).encode()
+    if "record_part" in document:
+        both = reader.part(parts[document["record_part"]])[1]
+    else:
+        both = codec.unpack_beside(document["record"], said)
+    record, glue = _record_decoder.decode(both)
+    return Dissected([], record, glue if document.get("text_cut") else said + glue)
 
 
 def text_of(document: Document) -> str:

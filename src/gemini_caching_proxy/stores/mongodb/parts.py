@@ -69,8 +69,6 @@ def in_runs(references: Sequence[bytes]) -> tuple[list[bytes], list[Draft]]:
 
     Runs start at the front, where a longer turn of the same conversation begins alike.
     """
-    if len(references) < 2 * RUN:
-        return list(references), []
     whole = len(references) - len(references) % RUN
     lists = [_list_of(tuple(references[at : at + RUN])) for at in range(0, whole, RUN)]
     return [each.digest for each in lists] + list(references[whole:]), lists
@@ -99,7 +97,12 @@ def part_document(draft: Draft, owner: UUID, sequence: int, epoch: int, codec: C
     body = _in_the_open(draft, text)
     if body is not None:
         return document | {"body": body}
-    return document | {"data": codec.pack(stored)}
+    return document | {"data": codec.pack_beside(stored, _known(document))}
+
+
+def _known(document: Document) -> bytes:
+    text: str = document.get("text", "")
+    return text.encode()
 
 
 def _in_the_open(draft: Draft, text: str) -> str | None:
@@ -213,7 +216,7 @@ class PartReader:
         text: str = document.get("text", "")
         if "body" in document:
             return document["_id"], document["body"].encode(), text
-        both = self._codec.unpack(document["data"])
+        both = self._codec.unpack_beside(document["data"], _known(document))
         size: int = document["size"]
         if document.get("text_cut"):
             text = both[size:].decode()

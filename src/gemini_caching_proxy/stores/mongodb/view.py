@@ -37,7 +37,7 @@ def full_pipeline() -> list[Stage]:
                 "response.parts": _joined("$parts.response"),
             }
         },
-        {"$unset": ["_refs", "_direct", "_lists", "_listed", "record", "glue", "parts"]},
+        {"$unset": ["_refs", "_direct", "_lists", "_listed", "record", "parts"]},
     ]
 
 
