@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,21 @@ from hypothesis import strategies as st
 from factories import NOW_NS, agent_session, exchange, recorded, served
 from gemini_caching_proxy.errors import StoreCorrupt, StoreUnavailable
 from gemini_caching_proxy.exchange import Exchange
-from gemini_caching_proxy.stores.base import AddResult, CacheEntry, EntryQuery, Gap, JournalPosition, Query
+from gemini_caching_proxy.stores.base import (
+    AddResult,
+    CacheEntry,
+    EntryQuery,
+    ExchangeStore,
+    Gap,
+    JournalPosition,
+    Query,
+)
 from gemini_caching_proxy.stores.sqlite import SQLiteStore
 from gemini_caching_proxy.transfer import Comparison, Counts, Transfer, compare, journal_name
 
 sys.path.append(str(Path(__file__).parent / "stores"))
 import strategies
+from kinds import KINDS, drop_databases
 
 JOURNAL = journal_name("somewhere")
 KEY, OTHER_KEY = b"k" * 16, b"o" * 16
@@ -31,7 +40,7 @@ SECOND_NS = 10**9
 
 
 @asynccontextmanager
-async def opened(*stores: SQLiteStore) -> AsyncIterator[None]:
+async def opened(*stores: ExchangeStore) -> AsyncIterator[None]:
     for store in stores:
         await store.open()
     try:
@@ -44,9 +53,12 @@ async def opened(*stores: SQLiteStore) -> AsyncIterator[None]:
 class Pair:
     """A source and a target."""
 
-    def __init__(self, folder: Path, source: type[SQLiteStore] = SQLiteStore, target: type[SQLiteStore] = SQLiteStore):
-        self.source = source(folder / "source.sqlite3")
-        self.target = target(folder / "target.sqlite3")
+    def __init__(
+        self, folder: Path, source: type[SQLiteStore] | str = SQLiteStore, target: type[SQLiteStore] | str = SQLiteStore
+    ):
+        """Each of them a class, or one of `KINDS`."""
+        self.source = _made(source, folder / "source")
+        self.target = _made(target, folder / "target")
 
     def run(self, work: Callable[[], Any]) -> Any:
         async def within() -> Any:
@@ -63,7 +75,22 @@ class Pair:
         return counts, await compare(self.source, self.target, counts.through, **how)
 
 
-async def everything(store: SQLiteStore) -> list[Exchange]:
+def _made(kind: type[SQLiteStore] | str, folder: Path) -> Any:
+    folder.mkdir(exist_ok=True)
+    return KINDS[kind](folder) if isinstance(kind, str) else kind(folder / "store.sqlite3")
+
+
+PAIRS = [("sqlite", "sqlite"), *([("sqlite", "mongodb"), ("mongodb", "sqlite")] if "mongodb" in KINDS else [])]
+
+
+@pytest.fixture(params=PAIRS, ids=" to ".join)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    """Of any two kinds."""
+    yield Pair(tmp_path, *request.param)
+    drop_databases(tmp_path)
+
+
+async def everything(store: ExchangeStore) -> list[Exchange]:
     """In the order of intake."""
     found: list[UUID] = []
     at = 0
@@ -73,7 +100,8 @@ async def everything(store: SQLiteStore) -> list[Exchange]:
     return [await store.get(one) for one in found]
 
 
-async def entries(store: SQLiteStore) -> dict[bytes, CacheEntry]:
+async def entries(store: ExchangeStore) -> dict[bytes, CacheEntry]:
+    assert await store.settled()
     page = await store.entries(EntryQuery(), limit=1000)
     return {entry.key: entry for entry in page.items}
 
@@ -83,8 +111,7 @@ def at(second: int, key: bytes = KEY, **over: Any) -> Exchange:
     return recorded(key, started_ns=NOW_NS + second * SECOND_NS, **over)
 
 
-def test_everything_arrives_in_the_order_it_came(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
+def test_everything_arrives_in_the_order_it_came(pair: Pair) -> None:
     session = list(agent_session(120))
     late_starts = [exchange(started_ns=NOW_NS - second * SECOND_NS) for second in range(130)]
     gap = Gap(7, NOW_NS, NOW_NS + 5, "disk full")
@@ -239,7 +266,7 @@ def test_another_store_in_the_place_of_the_source_is_copied_from_its_start(tmp_p
         assert (found.differences, found.only_in_target) == (0, 3)
 
     pair.run(first)
-    for path in tmp_path.glob("source*"):
+    for path in (tmp_path / "source").iterdir():
         path.unlink()
     pair.run(second)
 
@@ -316,8 +343,7 @@ def test_an_exchange_that_is_damaged_in_the_source_stops_no_other(tmp_path: Path
 # Entries of the cache
 
 
-def test_entries_are_as_in_the_source(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
+def test_entries_are_as_in_the_source(pair: Pair) -> None:
     evicted, pinned, newer = at(0, b"e" * 16), at(1, b"p" * 16), at(2, b"p" * 16)
     replaced, standing = at(3), at(4)
     several, plain = at(5, b"s" * 16), exchange(started_ns=NOW_NS + 6 * SECOND_NS)
@@ -342,9 +368,8 @@ def test_entries_are_as_in_the_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("later", [0, 1])
-def test_an_older_answer_that_stands_again_stands_in_the_target(tmp_path: Path, later: int) -> None:
+def test_an_older_answer_that_stands_again_stands_in_the_target(pair: Pair, later: int) -> None:
     """Also when both ended at once: then the one taken in later counts as the newer."""
-    pair = Pair(tmp_path)
     older, newer = at(0), at(later)
 
     async def work() -> None:
@@ -358,8 +383,7 @@ def test_an_older_answer_that_stands_again_stands_in_the_target(tmp_path: Path, 
     pair.run(work)
 
 
-def test_answers_that_the_target_has_of_its_own_stay_where_they_would_stay(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
+def test_answers_that_the_target_has_of_its_own_stay_where_they_would_stay(pair: Pair) -> None:
     own_newer, own_older, own_pinned = at(10), at(0, OTHER_KEY), at(0, b"p" * 16)
     own_under_evicted = at(0, b"e" * 16)
     ours = [at(5), at(5, OTHER_KEY), at(5, b"p" * 16), at(5, b"e" * 16)]
@@ -382,8 +406,7 @@ def test_answers_that_the_target_has_of_its_own_stay_where_they_would_stay(tmp_p
     pair.run(work)
 
 
-def test_an_exchange_that_the_target_has_already_gets_its_entry(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
+def test_an_exchange_that_the_target_has_already_gets_its_entry(pair: Pair) -> None:
     one, other = at(0), at(1, OTHER_KEY)
 
     async def work() -> None:
@@ -397,8 +420,7 @@ def test_an_exchange_that_the_target_has_already_gets_its_entry(tmp_path: Path) 
     pair.run(work)
 
 
-def test_a_pin_of_the_source_takes_the_place_of_a_newer_answer(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
+def test_a_pin_of_the_source_takes_the_place_of_a_newer_answer(pair: Pair) -> None:
     ours = at(0)
 
     async def work() -> None:
@@ -460,8 +482,7 @@ def test_whatever_was_done_to_entries_they_come_out_the_same(
 # Comparing
 
 
-def test_what_differs_is_named(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
+def test_what_differs_is_named(pair: Pair) -> None:
     same, missing, other, body = (exchange(started_ns=NOW_NS + second) for second in range(4))
     evicted, unpinned, too_much = (at(second, bytes([second]) * 16) for second in range(5, 8))
     gap = Gap(2, 1, 2, "disk full")

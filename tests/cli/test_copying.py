@@ -39,6 +39,7 @@ from gemini_caching_proxy.exchange import Exchange, Failure, FailureKind
 from gemini_caching_proxy.settings import Settings
 from gemini_caching_proxy.stores.base import CacheEntry, EntryQuery, Gap, Query
 from gemini_caching_proxy.stores.sqlite import SQLiteStore
+from mongod import Database
 
 from .conftest import Ran, Recorded, run_program
 
@@ -248,6 +249,40 @@ def test_there_and_back_is_the_same(call: Call, recorded: Recorded, tmp_path: Pa
     assert all_of(back) == all_of(origin)
     (into_origin,) = call("copy", "--from", url(back), "--to", url(origin), "--json").records
     assert (into_origin["added"], into_origin["duplicates"], into_origin["differences"]) == (0, 6, 0)
+
+
+def test_into_a_database_and_back_is_the_same(call: Call, files: tuple[Path, Path], mongod: Database) -> None:
+    source, target = files
+    fill(source, list(varied(700)))
+    with_store(source, lambda store: store.pin(b"k" * 16, pinned=True))
+    there = ("copy", "--from", url(source), "--to", mongod.uri, "--json", "--thorough")
+    back = ("copy", "--from", mongod.uri, "--to", url(target), "--json", "--thorough")
+    for arguments in (there, back):
+        ran = call(*arguments)
+        assert ran.code == 0, ran.err
+        (record,) = ran.records
+        assert (record["added"], record["compared"]["whole"], record["differences"]) == (700, 700, 0)
+        assert record["compared"]["pinned"] == 1
+    assert all_of(target) == all_of(source)
+    assert entries_of(target) == entries_of(source)
+
+
+def test_killed_on_the_way_into_a_database_it_goes_on(call: Call, files: tuple[Path, Path], mongod: Database) -> None:
+    source, _ = files
+    fill(source, list(varied(1000)))
+    arguments = ("copy", "--from", url(source), "--to", mongod.uri)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gemini_caching_proxy", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    with mongod.opened() as collections:
+        while collections["gemini_interactions"].count_documents({}) < 300 and process.poll() is None:
+            sleep(0.005)
+    process.kill()
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    (record,) = call(*arguments, "--json", "--thorough").records
+    assert record["added"] + record["duplicates"] < 1000
+    assert (record["resumed"], record["compared"]["whole"], record["differences"]) == (True, 1000, 0)
 
 
 def test_it_tells_what_it_did_in_words(call: Call, files: tuple[Path, Path]) -> None:

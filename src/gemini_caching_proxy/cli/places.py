@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemini_caching_proxy.errors import ConfigError
+from gemini_caching_proxy.locations import is_mongodb
 from gemini_caching_proxy.settings import Settings
+from gemini_caching_proxy.storage import make_store
 from gemini_caching_proxy.stores.base import ExchangeStore
-from gemini_caching_proxy.stores.sqlite import SQLiteStore
 
 OF_THE_SETTINGS = "store"
-MONGODB = ("mongodb", "mongodb+srv")
 DEFAULT_DATABASE = "gemini_proxy"
 DEFAULT_PORT = ":27017"
 
@@ -52,10 +51,11 @@ def place_of(text: str, settings: Settings) -> Place:
     """
     named = settings.store if text == OF_THE_SETTINGS else text
     scheme = named.partition(":")[0]
+    naming = settings.model_copy(update={"store": named})
     if named == "sqlite" or (named.startswith("sqlite:///") and named != "sqlite:///"):
-        return _file(settings.model_copy(update={"store": named}).sqlite_path)
-    if scheme in MONGODB:
-        return _database(named)
+        return _file(naming)
+    if is_mongodb(named):
+        return _database(naming)
     shown = f"{scheme}:…" if _SCHEME.fullmatch(scheme) and scheme != named else repr(named)
     raise ValueError(
         f"{shown} is no store: write sqlite, sqlite:///path/to/file, mongodb://host/database, or store for the one "
@@ -63,20 +63,16 @@ def place_of(text: str, settings: Settings) -> Place:
     )
 
 
-def _file(path: Path) -> Place:
-    resolved = path.resolve()
-    return Place(str(path), f"sqlite:///{resolved}", lambda: SQLiteStore(path), path)
+def _file(settings: Settings) -> Place:
+    path = settings.sqlite_path
+    return Place(str(path), f"sqlite:///{path.resolve()}", lambda: make_store(settings), path)
 
 
-def _database(uri: str) -> Place:
-    found = _MONGODB_URI.fullmatch(uri)
+def _database(settings: Settings) -> Place:
+    found = _MONGODB_URI.fullmatch(settings.store)
     if found is None:
         raise ValueError("this is no MongoDB URI: write mongodb://host:27017/database, with %-escapes in a password")
     hosts, database = found["hosts"], found["db"] or DEFAULT_DATABASE
     each = sorted(host if ":" in host else host + DEFAULT_PORT for host in hosts.lower().split(","))
     identity = f"mongodb://{','.join(each)}/{database}"
-    return Place(f"{found['scheme']}://{hosts}/{database}", identity, lambda: _mongodb_store(uri))
-
-
-def _mongodb_store(uri: str) -> ExchangeStore:
-    raise ConfigError("This version has no store for MongoDB yet.")
+    return Place(f"{found['scheme']}://{hosts}/{database}", identity, lambda: make_store(settings))

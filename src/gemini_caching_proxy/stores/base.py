@@ -316,6 +316,13 @@ class ExchangeStore(Protocol):
         """Take in a batch and the positions that go with it: all of it or, when this raises, nothing."""
         ...
 
+    async def settled(self, patience_s: float = 10.0) -> bool:
+        """Wait until all that was added so far shows, with its entries, their hits and its sums; False if it does not.
+
+        A store that does all of it within `add` need not wait.
+        """
+        ...
+
     async def add_gap(self, gap: Gap, positions: Sequence[JournalPosition] = ()) -> None:
         """Note a gap, once however often it is told, together with the positions that go with it."""
         ...

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from blake3 import blake3
 
-from gemini_caching_proxy.errors import NotFound, StoreCorrupt, StoreError
+from gemini_caching_proxy.errors import NotFound, StoreCorrupt, StoreError, StoreUnavailable
 from gemini_caching_proxy.exchange import Exchange
 from gemini_caching_proxy.intake import batches, kept_bytes
 from gemini_caching_proxy.log import get_logger
@@ -113,7 +113,9 @@ class Transfer:
         pinned = each_entry(self._source, EntryQuery(pinned=True))
         self._pinned = frozenset([entry.exchange async for entry in pinned])
         for _ in range(ROUNDS):
-            await self._copy_to(await self._source.last_sequence())
+            last = await self._source.last_sequence()
+            await self._source.settled()
+            await self._copy_to(last)
         if self.counts.through:
             await self._target.add((), [self._position()])
         await self._copy_gaps()
@@ -200,9 +202,15 @@ class Transfer:
         except Exception as error:  # noqa: BLE001 - what no store can hold must not keep the rest out
             log.debug("a batch cannot be stored as it is; trying one by one", error=repr(error))
             return await self._add_one_by_one(exchanges)
+        await self._await_target()
         counts.added += result.added
         counts.duplicates += result.duplicates
         return not result.duplicates
+
+    async def _await_target(self) -> None:
+        """Entries can only be seen to once they are made."""
+        if not await self._target.settled():
+            raise StoreUnavailable("The target is busy with what another writer left half done: try again in a minute.")
 
     async def _add_one_by_one(self, exchanges: Sequence[Exchange]) -> bool:
         all_new = True
@@ -218,6 +226,7 @@ class Transfer:
             self.counts.added += result.added
             self.counts.duplicates += result.duplicates
             all_new = all_new and bool(result.added)
+        await self._await_target()
         return all_new
 
     def _position(self) -> JournalPosition:

@@ -32,6 +32,8 @@ PATIENCE_S: Final = 2.0
 """How long one call goes on; what is left then is settled in the background or by the next."""
 PAUSE_S: Final = 0.5
 """Before the background looks whether something is left, and before a lease nobody needs is given back."""
+LOOK_S: Final = 0.05
+"""Between two looks whether others have settled something."""
 _SEQUENCE: Final = [("sequence", 1)]
 _READ: Final = dict.fromkeys((*FOLDED, *entries.FIELDS), 1)
 
@@ -190,3 +192,15 @@ class Settlement:
             },
             **where,
         )
+
+
+async def await_settled(database: Database, settlement: Settlement | None, patience_s: float) -> bool:
+    """See `ExchangeStore.settled`. Without a settlement of its own it waits for those of others."""
+    last = (await state.look(database)).next - 1
+    end = monotonic() + patience_s
+    while (await state.look(database)).settled < last:
+        if monotonic() > end:
+            return False
+        if settlement is None or not await settlement.settle():
+            await asyncio.sleep(LOOK_S)
+    return True

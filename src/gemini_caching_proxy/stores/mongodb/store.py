@@ -40,7 +40,7 @@ from .facets import Facets
 from .lists import Lists
 from .pruning import Pruning
 from .reader import Reader
-from .settlement import Settlement
+from .settlement import Settlement, await_settled
 from .statistics import Statistics
 from .writer import Writer
 
@@ -115,6 +115,10 @@ class MongoDBStore:
                 if exchanges:
                     await writing.settlement.settle()
         return result
+
+    async def settled(self, patience_s: float = 10.0) -> bool:
+        settlement = None if self._writable is None else self._writable.settlement
+        return await self._read(await_settled(self._reading.database, settlement, patience_s))
 
     async def add_gap(self, gap: Gap, positions: Sequence[JournalPosition] = ()) -> None:
         await self._read(self._writing.writer.add_gap(gap, positions))
@@ -201,6 +205,7 @@ class _Readable:
 
     def __init__(self, database: Database) -> None:
         facets = Facets(database)
+        self.database = database
         self.reader = Reader(database)
         self.lists = Lists(database, facets)
         self.statistics = Statistics(database, facets)

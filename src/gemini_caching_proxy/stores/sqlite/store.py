@@ -132,6 +132,9 @@ class SQLiteStore:
     async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult:
         return await self._write(lambda writer: writer.add(exchanges, positions))
 
+    async def settled(self, patience_s: float = 10.0) -> bool:
+        return True
+
     async def add_gap(self, gap: Gap, positions: Sequence[JournalPosition] = ()) -> None:
         await self._write(lambda writer: writer.add_gap(gap, positions))
 
