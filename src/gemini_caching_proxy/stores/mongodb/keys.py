@@ -14,6 +14,7 @@ from uuid import UUID
 from pymongo import ASCENDING, DESCENDING
 
 from gemini_caching_proxy.stores.base import Query
+from gemini_caching_proxy.stores.facets import INT64_MAX
 
 from .connection import Database, Document
 from .filters import Choice, conditions
@@ -113,9 +114,10 @@ def _spans(choice: Choice, before: Key | None) -> list[Document]:
     """Conditions on times and sequence numbers, one after the other in the order of lists."""
     times = conditions(Query(since_ns=choice.query.since_ns, until_ns=choice.query.until_ns), None)
     seen = {"$lte": choice.horizon}
+    # Without a bound on what the index begins with the server would read documents for the others.
+    within = times.get("started_ns", {"$lte": INT64_MAX})
     if before is None:
-        return [{**times, "sequence": seen}]
-    within = times.get("started_ns", {})
+        return [{"started_ns": within, "sequence": seen}]
     started_ns, sequence = before
     until = min(started_ns, within.get("$lt", started_ns))
     # Two questions rather than an $or, for which the server would read documents.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -21,6 +22,7 @@ from .filters import Choice, Terms
 from .keys import Keys
 from .schema import INTERACTIONS
 from .search import Match, Search
+from .texts import READ_AT_ONCE, Text
 
 WINDOW: Final = 5000
 """Exchanges, right after where one is, that are walked through before anything else is tried."""
@@ -100,11 +102,12 @@ class Lists:
     async def search(self, text: str, query: Query, limit: int) -> tuple[Hit, ...]:
         """See `ExchangeStore.search`."""
         found = await self._matching(text, query, limit, last_is_prefix=True)
-        texts = await self._search.texts.fetch([match.text for match, _ in found])
-        return tuple(
-            Hit(summary, snippet(texts[match.text].text, text) if match.text in texts else "")
-            for match, summary in found
-        )
+        hits: list[Hit] = []
+        for start in range(0, len(found), READ_AT_ONCE):
+            some = found[start : start + READ_AT_ONCE]
+            texts = await self._search.texts.fetch([match.text for match, _ in some])
+            hits += await asyncio.to_thread(_hits, text, some, texts)
+        return tuple(hits)
 
     async def _matching(
         self, text: str, query: Query, limit: int, *, before: int | None = None, last_is_prefix: bool = False
@@ -150,6 +153,12 @@ class Lists:
 
     async def _read(self, condition: Document) -> list[Summary]:
         return [summary_of(each) async for each in self._database[INTERACTIONS].find(condition, SUMMARY_FIELDS)]
+
+
+def _hits(typed: str, found: Sequence[tuple[Match, Summary]], texts: Mapping[UUID | bytes, Text]) -> list[Hit]:
+    return [
+        Hit(summary, snippet(texts[match.text].text, typed) if match.text in texts else "") for match, summary in found
+    ]
 
 
 def _parse_cursor(cursor: str | None, kind: str, numbers: int) -> list[int] | None:

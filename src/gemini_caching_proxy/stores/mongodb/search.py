@@ -10,7 +10,7 @@ takes long however little there is to find.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -24,7 +24,7 @@ from .connection import Database, Document
 from .filters import Choice, Terms
 from .keys import Keys
 from .schema import TEXTS
-from .texts import TextReader
+from .texts import READ_AT_ONCE, Text, TextReader
 
 FEW_TEXTS: Final = 2000
 """So many are all looked at, whatever else is asked for."""
@@ -32,6 +32,8 @@ FEW_EXCHANGES: Final = 3000
 """So many are asked for their words, rather than all that hold the words for the filter."""
 FEW_BEGUN: Final = 5000
 """Texts with words that begin alike, which have to be put in order."""
+MOST_COUNTED: Final = 8
+"""Of many words the longest, which are likely the rarest."""
 SHORTEST_STRETCH, LONGEST_STRETCH = 500, 32_000
 """Texts that one question looks at."""
 LISTED: Final = 500
@@ -159,9 +161,10 @@ class Search:
         """The word that the fewest texts hold, and how many; counted no further than tells whether they are few."""
         if not words:
             return None, FEW_TEXTS + 1
-        counts = [await self._count({"words": word, "sequence": walk.span}) for word in words]
+        tried = sorted(words, key=len, reverse=True)[:MOST_COUNTED]
+        counts = [await self._count({"words": word, "sequence": walk.span}) for word in tried]
         count = min(counts)
-        return words[counts.index(count)], count
+        return tried[counts.index(count)], count
 
     async def _count(self, condition: Document) -> int:
         return await self._collection.count_documents(condition, hint="words", limit=FEW_TEXTS + 1)
@@ -192,14 +195,12 @@ class Search:
         """Those whose texts have the phrases."""
         if not terms.phrases or not matches:
             return matches
-        texts = await self.texts.fetch([match.text for match in matches])
-        return await asyncio.to_thread(
-            lambda: [
-                match
-                for match in matches
-                if (text := texts.get(match.text)) is not None and terms.holds(text.text, whole=text.is_whole)
-            ]
-        )
+        found: list[Match] = []
+        for start in range(0, len(matches), READ_AT_ONCE):
+            some = matches[start : start + READ_AT_ONCE]
+            texts = await self.texts.fetch([match.text for match in some])
+            found += await asyncio.to_thread(_verified, terms, some, texts)
+        return found
 
     async def _holding(self, terms: Terms, matches: list[Match]) -> list[Match]:
         """Those whose exchanges hold other terms, in whichever of their texts."""
@@ -210,6 +211,11 @@ class Search:
         found = [_match(each) async for each in self._collection.find(condition, _CARRIED, hint="sequence")]
         holding = {match.exchange for match in await self._verified(terms, found)}
         return [match for match in matches if match.exchange in holding]
+
+
+def _verified(terms: Terms, matches: Sequence[Match], texts: Mapping[UUID | bytes, Text]) -> list[Match]:
+    present = [(match, texts[match.text]) for match in matches if match.text in texts]
+    return [match for match, text in present if terms.holds(text.text, whole=text.is_whole)]
 
 
 def _match(document: Document) -> Match:

@@ -14,6 +14,8 @@ from .documents import LONGEST_TEXT, searched_text_of, text_of, text_references_
 from .parts import PartReader
 from .schema import INTERACTIONS, PARTS
 
+READ_AT_ONCE: Final = 20
+"""Texts; each may be megabytes."""
 _IN_THE_OPEN: Final = {"request.text": 1, "response.text": 1, "said": 1, "text_cut": 1}
 
 
