@@ -183,10 +183,15 @@ def _without_secrets(text: str, uri: str) -> str:
     return text[:LONGEST_REASON].rstrip(". ")
 
 
-def only_duplicates(error: BulkWriteError) -> int:
-    """How many documents were there already. Raises the error again if anything else was wrong."""
+def duplicates(error: BulkWriteError) -> list[int]:
+    """Numbers of the documents that were there already. Raises the error again if anything else was wrong."""
     details = error.details or {}
     faults = details.get("writeErrors", ())
     if details.get("writeConcernErrors") or any(fault.get("code") != DUPLICATE_KEY for fault in faults):
         raise error
-    return len(faults)
+    return [fault["index"] for fault in faults]
+
+
+def only_duplicates(error: BulkWriteError) -> int:
+    """As `duplicates`: how many."""
+    return len(duplicates(error))

@@ -21,7 +21,7 @@ from gemini_caching_proxy.stores.codec import Codec
 from gemini_caching_proxy.stores.facets import clean
 from gemini_caching_proxy.stores.records import DIGEST_BYTES
 
-from .connection import Database, Document, only_duplicates
+from .connection import Database, Document, duplicates
 from .schema import FILES, PARTS
 
 LARGEST_INLINE: Final = 8 * 1024 * 1024
@@ -122,10 +122,10 @@ def _readable_headers(template: bytes) -> list[Document]:
 
 
 class PartWriter:
-    """Writes parts; remembers which are there, as long as nobody sweeps."""
+    """Writes parts; remembers which are there, until somebody sweeps."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._collection = database[PARTS]
         self._codec = Codec()
         self._bucket = AsyncGridFSBucket(database, FILES)
         self._known: set[bytes] = set()
@@ -143,47 +143,64 @@ class PartWriter:
             self._known.clear()
             self._epoch = epoch
 
-    def unknown(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Those not known to be there, each once."""
-        seen: set[bytes] = set()
+    def unknown(self, drafts: Iterable[Draft], brought: set[bytes]) -> Iterator[Draft]:
+        """Those not known to be there, each once, and that the batch has not `brought` yet, to which they are added."""
         for draft in drafts:
-            if draft.digest not in self._known and draft.digest not in seen:
-                seen.add(draft.digest)
+            if draft.digest not in self._known and draft.digest not in brought:
+                brought.add(draft.digest)
                 yield draft
 
     def document(self, draft: Draft, owner: UUID, sequence: int) -> Document:
         return part_document(draft, owner, sequence, self._epoch, self._codec)
 
-    async def write(self, documents: Sequence[Document], *, touch: bool) -> None:
-        """Put them there.
+    async def write(self, documents: Sequence[Document]) -> set[bytes]:
+        """Put them there and mark those that are there already as used in this epoch; which were not there.
 
-        `touch`: somebody sweeps, so those that are there must be marked as used in this epoch.
+        A sweep deletes parts of older epochs only (see `sweeping.py`), so what this was done for stays.
         """
+        made: set[bytes] = set()
+        left = [each for each in documents if len(each.get("data", b"")) <= LARGEST_INLINE]
         for document in documents:
-            if len(document.get("data", b"")) > LARGEST_INLINE:
-                await self._to_file(document)
-        collection = self._database[PARTS]
-        try:
-            if documents:
-                await collection.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            only_duplicates(error)
-        if touch and documents:
-            ids = [document["_id"] for document in documents]
-            marked = await collection.update_many({"_id": {"$in": ids}}, {"$max": {"epoch": self._epoch}})
-            if marked.matched_count < len(ids):
-                # Swept away between the two steps: from here on it carries the epoch and stays.
-                await self.write(documents, touch=False)
+            if len(document.get("data", b"")) > LARGEST_INLINE and await self._write_large(document):
+                made.add(document["_id"])
+        while left:
+            there = await self._insert(left)
+            made.update(each["_id"] for each in left if each["_id"] not in there)
+            # What was swept away between the two steps is made anew.
+            gone = there - await self._mark(there)
+            left = [each for each in left if each["_id"] in gone]
         self._known.update(document["_id"] for document in documents)
+        return made
 
-    async def _to_file(self, document: Document) -> None:
-        known = await self._database[PARTS].find_one({"_id": document["_id"]}, {"file": 1})
+    async def _insert(self, documents: Sequence[Document]) -> set[bytes]:
+        """Which were there already."""
+        try:
+            await self._collection.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            return {documents[index]["_id"] for index in duplicates(error)}
+        return set()
+
+    async def _mark(self, digests: set[bytes]) -> set[bytes]:
+        """Mark them as used in this epoch; which are there."""
+        if not digests:
+            return set()
+        ids = {"$in": list(digests)}
+        done = await self._collection.update_many({"_id": ids}, {"$max": {"epoch": self._epoch}})
+        if done.matched_count == len(digests):
+            return digests
+        cursor = self._collection.find({"_id": ids, "epoch": {"$gte": self._epoch}}, {"_id": 1})
+        return {document["_id"] async for document in cursor}
+
+    async def _write_large(self, document: Document) -> bool:
+        """Into a file of its own, unless the part is there; whether it was not."""
         data = document.pop("data")
-        if known is None or "file" not in known:
+        while not await self._mark({document["_id"]}):
             document["file"] = ObjectId()
             await self._bucket.upload_from_stream_with_id(document["file"], document["_id"].hex(), data)
-        else:
-            document["file"] = known["file"]
+            if not await self._insert([document]):
+                return True
+            await self._bucket.delete(document["file"])
+        return False
 
 
 class PartReader:

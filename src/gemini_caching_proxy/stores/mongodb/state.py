@@ -22,6 +22,8 @@ from .schema import NEW_STATE, STATE
 ABANDONED_SECONDS: Final = 60
 """A batch open for longer was left by a writer that died."""
 _ID: Final = {"_id": "state"}
+_LEFT_OUT: Final = {"pruning": 0}
+"""What a prune is about to delete, which is long and nobody else's business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,7 @@ class State:
     settling: int
     """Up to where somebody is at it; `settled` when nobody is."""
     epoch: int
-    """Goes up when parts are about to be deleted, and after."""
-    sweeping: bool
+    """Goes up when parts are about to be deleted: which parts are there is to be asked again."""
     exchanges: int
     """Settled ones."""
     body_bytes: int
@@ -57,7 +58,6 @@ class State:
             settled=settled,
             settling=int(document.get("settling") or settled),
             epoch=int(document["epoch"]),
-            sweeping=document.get("sweeping") is not None,
             exchanges=int(document["exchanges"]),
             body_bytes=int(document["body_bytes"]),
             cache_changes=int(document["cache_changes"]),
@@ -67,7 +67,7 @@ class State:
 
 async def look(database: Database) -> State:
     """How things stand."""
-    document = await database[STATE].find_one(_ID)
+    document = await database[STATE].find_one(_ID, _LEFT_OUT)
     return State.of(NEW_STATE if document is None else document)
 
 

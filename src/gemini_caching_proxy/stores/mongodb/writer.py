@@ -17,7 +17,7 @@ import bson
 from blake3 import blake3
 from bson import Int64
 from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateOne
+from pymongo import ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from gemini_caching_proxy.exchange import Exchange
@@ -27,7 +27,7 @@ from gemini_caching_proxy.stores.facets import INT64_MAX, bounded, clean
 from gemini_caching_proxy.stores.phrases import index_words
 
 from . import state
-from .connection import CODEC, Database, Document, only_duplicates
+from .connection import CODEC, Database, Document, duplicates, only_duplicates
 from .documents import Sketch, sketch
 from .facets import Facets
 from .parts import PartWriter
@@ -97,8 +97,8 @@ class Writer:
             await state.close(self._database, self._name)
             raise
         await self._insert(FACETS, batch.facets)
-        await self._parts.write(batch.parts, touch=seen.sweeping)
-        await self._insert(TEXTS, batch.texts)
+        made = await self._parts.write(batch.parts)
+        await self._write_texts(batch.texts, made)
         if monotonic() - drawn > STALE_SECONDS:
             return await self._write(sketches)
         added = await self._insert(INTERACTIONS, batch.exchanges)
@@ -108,13 +108,14 @@ class Writer:
     def _batch(self, sketches: Sequence[Sketch], first: int) -> Batch:
         batch = Batch()
         facets: dict[bytes, Document] = {}
+        brought: set[bytes] = set()
         for sequence, each in enumerate(sketches, first):
             document = each.document
             document["sequence"] = Int64(sequence)
             batch.exchanges.append(RawBSONDocument(bson.encode(document, codec_options=CODEC)))
             if each.words:
                 batch.texts.append(_text(document["_id"], each, sequence, each.words))
-            for draft in self._parts.unknown(each.drafts):
+            for draft in self._parts.unknown(each.drafts, brought):
                 batch.parts.append(self._parts.document(draft, each.exchange.id, sequence))
                 words = index_words(draft.text) if draft.text else []
                 if words:
@@ -133,6 +134,20 @@ class Writer:
         except BulkWriteError as error:
             return len(documents) - only_duplicates(error)
         return len(documents)
+
+    async def _write_texts(self, texts: Sequence[Document], made: set[bytes]) -> None:
+        """Insert texts. `made`: parts that this batch made.
+
+        Where a text is there already, an attempt that broke off left it, with a number that will not be, or a part
+        that was pruned did, or the part is somebody else's and so is its text.
+        """
+        if not texts:
+            return
+        try:
+            await self._database[TEXTS].insert_many(texts, ordered=False)
+        except BulkWriteError as error:
+            known = [texts[index] for index in duplicates(error)]
+            await self._database[TEXTS].bulk_write([_taking(text, made) for text in known], ordered=False)
 
     async def note(self, positions: Sequence[JournalPosition]) -> None:
         """Write down how far journals are taken in."""
@@ -164,6 +179,14 @@ class Writer:
     async def forget_journal(self, journal: str) -> None:
         """See `ExchangeStore.forget_journal`."""
         await self._database[POSITIONS].delete_one({"_id": journal})
+
+
+def _taking(text: Document, made: set[bytes]) -> ReplaceOne[Document] | UpdateOne:
+    """What makes a text ours that is there, if it is ours."""
+    name, exchange = text["_id"], text["exchange"]
+    if name == exchange or name in made:
+        return ReplaceOne({"_id": name}, text, upsert=True)
+    return UpdateOne({"_id": name, "exchange": exchange}, {"$set": {"sequence": text["sequence"]}})
 
 
 def _text(name: UUID | bytes, each: Sketch, sequence: int, words: list[str]) -> Document:
