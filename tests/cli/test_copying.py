@@ -129,6 +129,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "a.sqlite3", tmp_path / "deep" / "down" / "b.sqlite3"
 
 
+@pytest.mark.slow
 def test_thousands_of_all_shapes_arrive_and_nothing_is_written_into_the_source(
     call: Call, files: tuple[Path, Path]
 ) -> None:
@@ -147,6 +148,7 @@ def test_thousands_of_all_shapes_arrive_and_nothing_is_written_into_the_source(
     assert with_store(source, lambda store: store.positions()) == {}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_and_doubles_nothing(call: Call, files: tuple[Path, Path]) -> None:
     source, target = files
     fill(source, list(varied(2500)))
@@ -191,6 +193,7 @@ def _count(path: Path) -> int:
         connection.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(call: Call, files: tuple[Path, Path]) -> None:
     source, target = files
     fill(source, list(varied(2500)))
@@ -214,6 +217,7 @@ def test_ctrl_c_says_how_to_go_on(call: Call, files: tuple[Path, Path]) -> None:
     assert all_of(target) == all_of(source)
 
 
+@pytest.mark.slow
 def test_a_growing_source_is_followed(files: tuple[Path, Path]) -> None:
     source, target = files
     exchanges = list(varied(1600))
@@ -251,6 +255,7 @@ def test_there_and_back_is_the_same(call: Call, recorded: Recorded, tmp_path: Pa
     assert (into_origin["added"], into_origin["duplicates"], into_origin["differences"]) == (0, 6, 0)
 
 
+@pytest.mark.slow
 def test_into_a_database_and_back_is_the_same(call: Call, files: tuple[Path, Path], mongod: Database) -> None:
     source, target = files
     fill(source, list(varied(700)))
@@ -267,6 +272,7 @@ def test_into_a_database_and_back_is_the_same(call: Call, files: tuple[Path, Pat
     assert entries_of(target) == entries_of(source)
 
 
+@pytest.mark.slow
 def test_killed_on_the_way_into_a_database_it_goes_on(call: Call, files: tuple[Path, Path], mongod: Database) -> None:
     source, _ = files
     fill(source, list(varied(1000)))

@@ -52,9 +52,12 @@ async def copy(settings: Settings, places: Mapping[str, Any], json: bool) -> Non
     source, target = _places(places, settings)
     if source.path is not None and not source.path.exists():
         raise StoreUnavailable(f"There is no store at {source.path}, so there is nothing to copy.")
-    async with _opened(source, read_only=True) as from_store, _opened(target) as to_store:
+    journal = journal_name(source.identity)
+    # A copy that was killed may have left a batch half done: under the same name this one closes it.
+    writer = journal.replace("-", "")
+    async with _opened(source, writer, read_only=True) as from_store, _opened(target, writer) as to_store:
         note(f"Copying from {source.name} to {target.name}")
-        counts = await _copy(from_store, to_store, source, anew=places["from_start"])
+        counts = await _copy(from_store, to_store, journal, anew=places["from_start"])
         if target.path is not None and target.is_same(place_of("sqlite", settings)):
             cache_changed(settings)
         found = await _compare(from_store, to_store, counts, thorough=places["thorough"])
@@ -82,8 +85,8 @@ def _places(places: Mapping[str, Any], settings: Settings) -> tuple[Place, Place
 
 
 @asynccontextmanager
-async def _opened(place: Place, *, read_only: bool = False) -> AsyncIterator[ExchangeStore]:
-    store = place.make()
+async def _opened(place: Place, writer: str, *, read_only: bool = False) -> AsyncIterator[ExchangeStore]:
+    store = place.make(writer)
     await store.open(read_only=read_only)
     try:
         yield store
@@ -91,12 +94,12 @@ async def _opened(place: Place, *, read_only: bool = False) -> AsyncIterator[Exc
         await store.aclose()
 
 
-async def _copy(source: ExchangeStore, target: ExchangeStore, place: Place, *, anew: bool) -> Counts:
+async def _copy(source: ExchangeStore, target: ExchangeStore, journal: str, *, anew: bool) -> Counts:
     with Display("Copied", "copying") as display:
         transfer = Transfer(
             source,
             target,
-            journal_name(place.identity),
+            journal,
             on_progress=lambda counts: display.show(counts.read, counts.expected, counts.bytes),
         )
         try:

@@ -31,8 +31,8 @@ class Place:
     """For people: no user and no password in it."""
     identity: str
     """The same for every way of writing it."""
-    make: Callable[[], ExchangeStore]
-    """The store, not yet open."""
+    make: Callable[[str], ExchangeStore]
+    """The store, not yet open, for who adds under this lasting name (letters and digits alone)."""
     path: Path | None = None
     """The file of an embedded store."""
 
@@ -65,7 +65,7 @@ def place_of(text: str, settings: Settings) -> Place:
 
 def _file(settings: Settings) -> Place:
     path = settings.sqlite_path
-    return Place(str(path), f"sqlite:///{path.resolve()}", lambda: make_store(settings), path)
+    return Place(str(path), f"sqlite:///{path.resolve()}", lambda writer: make_store(settings, writer=writer), path)
 
 
 def _database(settings: Settings) -> Place:
@@ -75,4 +75,6 @@ def _database(settings: Settings) -> Place:
     hosts, database = found["hosts"], found["db"] or DEFAULT_DATABASE
     each = sorted(host if ":" in host else host + DEFAULT_PORT for host in hosts.lower().split(","))
     identity = f"mongodb://{','.join(each)}/{database}"
-    return Place(f"{found['scheme']}://{hosts}/{database}", identity, lambda: make_store(settings))
+    return Place(
+        f"{found['scheme']}://{hosts}/{database}", identity, lambda writer: make_store(settings, writer=writer)
+    )

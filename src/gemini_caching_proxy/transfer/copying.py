@@ -26,6 +26,8 @@ from .entries import SourceEntries, bring_in_line, each_entry
 from .parallel import gathered
 
 PAGE: Final = 500
+SETTLED_SECONDS: Final = 45.0
+"""The target gets that long: who died in the middle of something may hold it up, a copy that was killed too."""
 ROUNDS: Final = 2
 """What came into the source while the first round ran is copied in the second."""
 
@@ -209,7 +211,7 @@ class Transfer:
 
     async def _await_target(self) -> None:
         """Entries can only be seen to once they are made."""
-        if not await self._target.settled():
+        if not await self._target.settled(SETTLED_SECONDS):
             raise StoreUnavailable("The target is busy with what another writer left half done: try again in a minute.")
 
     async def _add_one_by_one(self, exchanges: Sequence[Exchange]) -> bool:
