@@ -7,9 +7,11 @@ takes that, the parts, and the fields that `records.Columns` names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -36,7 +38,7 @@ from gemini_caching_proxy.stores.records import (
 from gemini_caching_proxy.stores.tallies import measure_of
 
 from .connection import Document
-from .parts import Draft, Interning, PartReader, expanded, in_runs
+from .parts import Draft, Interning, PartReader, expanded, in_runs, values_apart
 
 LONGEST_TEXT: Final = 256 * 1024
 """Characters of what was asked or said that stand in the open."""
@@ -44,7 +46,10 @@ LARGEST_BYTES: Final = 1024 * 1024
 """Of `record`, before it is compressed, in the document; more of it is a part."""
 MOST_CHUNKS: Final = 20_000
 """Chunks whose times and sizes stand in the open."""
+LONGEST_VALUES: Final = 4096
+"""Characters of header values that stand in the open."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BEFORE_SYSTEM: Final = re.compile(rb'"(?:systemInstruction|system_instruction|system)"\s*:\s*\Z')
 _record_encoder = msgspec.msgpack.Encoder()
 _record_decoder = msgspec.msgpack.Decoder(tuple[bytes, bytes])
 _FACET_FIELDS: Final = tuple(field.name for field in fields(Facet))
@@ -75,6 +80,7 @@ def sketch(exchange: Exchange, codec: Codec) -> Sketch:
     references = _references(exchange, cut, drafts)
     _pack(document, cut, codec, drafts, exchange)
     document["parts"] = references
+    _set_header_values(document, exchange, cut, drafts)
     words = index_words(own_text(exchange))
     return Sketch(exchange, facet, digest, document, drafts, words)
 
@@ -130,6 +136,7 @@ def _details(exchange: Exchange, cut: Dissected) -> Document:
             "model_ref": clean(exchange.price.model_ref),
         }
     document["request"] = {"bytes": _fit(measure[6])}
+    _set(document["request"], "system", _system_part(exchange))
     _set(document["request"], "text", clean(exchange.request_text[:LONGEST_TEXT]) or None)
     response = exchange.response
     if response is not None:
@@ -144,6 +151,25 @@ def _details(exchange: Exchange, cut: Dissected) -> Document:
     if exchange.entry_key is not None:
         document["entry"] = {"key": exchange.entry_key, "kind": exchange.entry_kind or "answer"}
     return document
+
+
+def _system_part(exchange: Exchange) -> bytes | None:
+    """The part that is the system instruction, where the request has a field of its own for it."""
+    for before, piece in pairwise(exchange.request_pieces):
+        if before.digest is None and len(before.data) > 8 and _BEFORE_SYSTEM.search(before.data[-64:]):
+            return piece.digest
+    return None
+
+
+def _set_header_values(document: Document, exchange: Exchange, cut: Dissected, drafts: list[Draft]) -> None:
+    """Values that the parts of headers leave out because they differ each time; once more, for people."""
+    named = [("request", exchange.request_headers)]
+    if exchange.response is not None:
+        named.append(("response", exchange.response.headers))
+    for number, (name, headers) in zip(cut.parts, named, strict=False):
+        values = values_apart(drafts[number].data, headers)
+        if values and sum(map(len, values)) <= LONGEST_VALUES:
+            document[name]["header_values"] = values
 
 
 def _timing(exchange: Exchange) -> Document:
@@ -246,6 +272,8 @@ SUMMARY_FIELDS: Final = {
     "parts": 0,
     "request.text": 0,
     "response.text": 0,
+    "request.header_values": 0,
+    "response.header_values": 0,
     "response.chunks": 0,
 }
 """A projection that leaves out what lists do not show."""

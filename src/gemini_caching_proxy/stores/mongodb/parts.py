@@ -17,6 +17,7 @@ from bson import ObjectId
 from gridfs.asynchronous import AsyncGridFSBucket
 from pymongo.errors import BulkWriteError
 
+from gemini_caching_proxy.exchange import Headers
 from gemini_caching_proxy.stores.codec import Codec
 from gemini_caching_proxy.stores.facets import clean
 from gemini_caching_proxy.stores.records import DIGEST_BYTES
@@ -119,6 +120,12 @@ def _readable_headers(template: bytes) -> list[Document]:
         {"name": name.decode("latin-1"), "value": None if value is None else value.decode("latin-1")}
         for name, value in _template_decoder.decode(template)
     ]
+
+
+def values_apart(template: bytes, headers: Headers) -> list[str]:
+    """The values that a template of these headers leaves out, in order."""
+    pairs = zip(_template_decoder.decode(template), headers, strict=True)
+    return [value.decode("latin-1") for (_, kept), (_, value) in pairs if kept is None]
 
 
 class PartWriter:

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 FULL: Final = "gemini_interactions_full"
 _PARTS: Final = "gemini_parts"
-_SHOWN: Final = ("kind", "size", "text", "body", "headers", "file", "data")
+_SHOWN: Final = ("size", "text", "body", "file")
+"""Of a part, besides its `part`, the hash that names it. What is compressed is left out: `gemini-proxy show` has it."""
 _REFERENCES: Final = ("$parts.headers", "$parts.request", "$parts.response")
 
 Stage = dict[str, Any]
@@ -31,20 +32,42 @@ def full_pipeline() -> list[Stage]:
         {"$lookup": {"from": _PARTS, "localField": "_lists", "foreignField": "_id", "as": "_listed"}},
         {
             "$set": {
-                "request.headers": _headers(0),
-                "response.headers": _headers(1),
+                "request.headers": _headers(0, "$request.header_values"),
                 "request.parts": _joined("$parts.request"),
-                "response.parts": _joined("$parts.response"),
+                "response": _if_there("$response", {"headers": _headers(1, "$response.header_values")}),
             }
         },
-        {"$unset": ["_refs", "_direct", "_lists", "_listed", "record", "parts"]},
+        {"$set": {"response": _if_there("$response", {"parts": _joined("$parts.response")})}},
+        {
+            "$unset": [
+                *("_refs", "_direct", "_lists", "_listed", "record", "record_part", "parts"),
+                *("request.header_values", "response.header_values"),
+            ]
+        },
     ]
 
 
-def _headers(number: int) -> Stage:
-    """The header template of the request or the response; a value that is kept apart shows as null."""
+def _if_there(document: str, more: Stage) -> Stage:
+    """The document with more fields, or nothing where it is missing."""
+    return {"$cond": [{"$eq": [{"$type": document}, "missing"]}, "$$REMOVE", {"$mergeObjects": [document, more]}]}
+
+
+def _headers(number: int, values: str) -> Stage:
+    """Headers of the request or the response: those of the template, with the values that are kept apart put in."""
     found = _find({"$arrayElemAt": ["$parts.headers", number]}, "$_direct")
-    return {"$ifNull": [{"$let": {"vars": {"found": found}, "in": "$$found.headers"}}, "$$REMOVE"]}
+    is_apart = {"$eq": ["$$this.value", None]}
+    value = {"$cond": [is_apart, {"$arrayElemAt": [values, "$$value.used"]}, "$$this.value"]}
+    step = {
+        "done": {"$concatArrays": ["$$value.done", [{"name": "$$this.name", "value": value}]]},
+        "used": {"$add": ["$$value.used", {"$cond": [is_apart, 1, 0]}]},
+    }
+    filled = {"$reduce": {"input": "$$found.headers", "initialValue": {"done": [], "used": 0}, "in": step}}
+    return {
+        "$let": {
+            "vars": {"found": found},
+            "in": {"$let": {"vars": {"filled": filled}, "in": {"$ifNull": ["$$filled.done", []]}}},
+        }
+    }
 
 
 def _find(reference: Any, documents: Any) -> Stage:
@@ -79,7 +102,7 @@ def _joined(references: str) -> Stage:
             "in": {
                 "$let": {
                     "vars": {"found": _find("$$reference", documents)},
-                    "in": {name: f"$$found.{name}" for name in _SHOWN},
+                    "in": {"part": "$$reference"} | {name: f"$$found.{name}" for name in _SHOWN},
                 }
             },
         }
