@@ -28,6 +28,7 @@ from . import (
     machine,
     million,
     million_hits,
+    mongodb,
     recorder,
     replay,
     report,
@@ -71,6 +72,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=1000, help="concurrent slow streams")
     parser.add_argument("--rows", type=int, help="exchanges in the store of the workloads `million…`")
     parser.add_argument("--million-dir", type=Path, help="folder that keeps that store from run to run")
+    parser.add_argument("--million-store", help="URI of a MongoDB database that keeps them from run to run")
     parser.add_argument("--upstream", choices=("nginx", "simulator"), help="what plays Gemini; nginx where it is there")
     parser.add_argument("--pause-recorder", action="store_true", help="stop the recorder while load runs")
     parser.add_argument("--nice", type=int, default=0, help="priority of everything started; root may go below 0")
@@ -193,6 +195,51 @@ def run_million_hits(run: Run, lab: Laboratory) -> None:
     run.keep("million-hits", result, if_full(run, {"cache_hit_sqlite_p50_ms": p50_ms}))
 
 
+def run_mongodb(run: Run, lab: Laboratory) -> None:
+    burst, steady_seconds = (3_000, 4) if run.options.quick else (20_000, 20)
+    try:
+        result = mongodb.run(lab, burst=burst, steady_seconds=steady_seconds, turns=agent_session.TURNS, say=run.say)
+    except AbsentError as error:
+        result = {"absent": {PROXY: str(error)}}
+    values = {
+        "mongodb_per_s": result.get("drained_per_s"),
+        "mongodb_keeps_up_s": result.get("steady_behind_s"),
+        "mongodb_session_percent": result.get("session_percent"),
+    }
+    run.keep("mongodb", result, values)
+
+
+def run_mongodb_outage(run: Run, lab: Laboratory) -> None:
+    seconds = 15 if run.options.quick else 120
+    try:
+        result = mongodb.run_outages(lab, seconds=seconds, calm=min(seconds, 60), say=run.say)
+    except AbsentError as error:
+        result = {"absent": {PROXY: str(error)}}
+    faulty = [result.get(name) for name in ("failures", "lost", "doubled")]
+    drained = [result.get(name) for name in ("killed_drained_s", "stopped_drained_s")]
+    slower = [result.get(name) for name in ("killed_p99_ms", "stopped_p99_ms")]
+    whole = None not in (*faulty, *drained, *slower)
+    run.keep(
+        "mongodb-outage",
+        result,
+        {
+            "mongodb_outage_faults": sum(faulty) if whole else None,
+            "mongodb_outage_drained_s": max(drained) if whole else None,
+            "mongodb_outage_p99": max(slower) / result["calm_p99_ms"] if whole else None,
+        },
+    )
+
+
+def run_mongodb_million(run: Run, lab: Laboratory) -> None:
+    try:
+        result = million.run_mongodb(lab, rows=run.options.rows, store=run.options.million_store, say=run.say)
+    except AbsentError as error:
+        result = {"absent": {PROXY: str(error)}}
+    values = {f"mongodb_{kind}_ms": result.get(f"worst_{kind}_ms") for kind in ("list", "stats", "search")}
+    values["mongodb_lookup_ms"] = result.get("cache_lookup_p50_ms")
+    run.keep("mongodb-million", result, if_full(run, values))
+
+
 def million_folder(run: Run, lab: Laboratory) -> Path:
     """Where the store of a million is, or will be; the same for all workloads of a run."""
     return run.options.million_dir or lab.scratch / "million-store"
@@ -219,6 +266,9 @@ RUNNERS: dict[str, Callable[[Run, Laboratory], None]] = {
     "replay": run_replay,
     "million": run_million,
     "million-hits": run_million_hits,
+    "mongodb": run_mongodb,
+    "mongodb-outage": run_mongodb_outage,
+    "mongodb-million": run_mongodb_million,
 }
 
 

@@ -89,6 +89,16 @@ TARGETS = (
     Target("cache_hit_memory_p50_ms", "answered from memory at no load, p50", "at most", 1, "ms"),
     Target("cache_hit_sqlite_p50_ms", "answered from a store of 1,000,000 at no load, p50", "at most", 3, "ms"),
     Target("cache_collapsed_calls", "upstream calls for 500 identical requests at once", "at most", 1, ""),
+    Target("mongodb_per_s", "recorder into MongoDB, small exchanges drained per second", "at least", 1500, "/s"),
+    Target("mongodb_keeps_up_s", "recorder into MongoDB behind after 500 exchanges/s", "at most", 2, "s"),
+    Target("mongodb_session_percent", "data and indexes of a 200-turn session to the bytes sent", "at most", 5, "%"),
+    Target("mongodb_list_ms", "MongoDB, list over 1,000,000 exchanges", "at most", 200, "ms"),
+    Target("mongodb_stats_ms", "MongoDB, stats over 1,000,000 exchanges", "at most", 200, "ms"),
+    Target("mongodb_search_ms", "MongoDB, search over 1,000,000 exchanges", "at most", 500, "ms"),
+    Target("mongodb_lookup_ms", "MongoDB, cache lookup among 1,000,000, p50", "at most", 3, "ms"),
+    Target("mongodb_outage_faults", "MongoDB away: calls failed, exchanges lost or doubled", "at most", 0, ""),
+    Target("mongodb_outage_drained_s", "MongoDB away: drained after", "at most", 60, "s"),
+    Target("mongodb_outage_p99", "MongoDB away: p99 of calls to that before", "at most", 1.2, "x"),
     Target("session_replay_hits", "turns of a 200-turn session replayed, same bytes", "at least", 200, ""),
 )
 

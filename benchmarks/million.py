@@ -5,6 +5,7 @@ Filling and asking is `tests/stores/million.py`; it takes minutes at the full si
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import program
+from . import mongodb, program
 from .subjects import ROOT, AbsentError, Laboratory, clean_environment, tail
 
 SCRIPT = ROOT / "tests" / "stores" / "million.py"
@@ -51,6 +52,17 @@ def run(lab: Laboratory, *, rows: int, folder: Path, say: Callable[[str], None])
         **{f"command_{name}_ms": value for name, value in by_command(lab, folder).items()},
         "questions": questions,
     }
+
+
+def run_mongodb(lab: Laboratory, *, rows: int, store: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """As `run`, of a MongoDB database: the one that `store` names, or one of its own. Raises: AbsentError."""
+    with contextlib.ExitStack() as stack:
+        uri = store or stack.enter_context(mongodb.server(lab)).uri
+        say(f"million: {rows:,} exchanges in MongoDB; filling takes long")
+        printed = run_script(lab, ["--rows", str(rows), "--store", uri])
+    questions, rate = read(printed)
+    worst = {f"worst_{kind}_ms": worst_of(questions, kind) for kind in ("list", "stats", "search")}
+    return {"rows": rows, "filled_per_s": rate, **worst, **lookups(printed), "questions": questions}
 
 
 def filled(lab: Laboratory, *, rows: int, folder: Path, say: Callable[[str], None]) -> Path:

@@ -1,7 +1,7 @@
 """Fill a store with synthetic exchanges and time what it is asked: `python tests/stores/million.py --rows 1000000 --dir
-D`.
+D`, or `--store mongodb://…` in place of the folder.
 
-Run it again on the same folder to time the questions alone. It is no test: it prints.
+Run it again on the same store to time the questions alone. It is no test: it prints.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from gemini_caching_proxy.exchange import (
     Usage,
     Verdict,
 )
-from gemini_caching_proxy.stores.base import EntryPage, EntryQuery, JournalPosition, Page, Query
+from gemini_caching_proxy.stores.base import EntryPage, EntryQuery, ExchangeStore, JournalPosition, Page, Query
+from gemini_caching_proxy.stores.mongodb import MongoDBStore
 from gemini_caching_proxy.stores.sqlite import SQLiteStore
 
 SPAN_NS = 30 * DAY_NS
@@ -126,7 +127,7 @@ class Traffic:
         )
 
 
-async def fill(store: SQLiteStore, rows: int) -> None:
+async def fill(store: ExchangeStore, rows: int) -> None:
     """Add `rows` exchanges in batches of 64 as the recorder does; only the time inside `add` is counted."""
     traffic = iter(Traffic(rows))
     spent = window = 0.0
@@ -158,7 +159,7 @@ async def report(name: str, ask: Callable[[], Awaitable[Any]], limit_ms: float) 
     print(f"{name:<44} first {times[0]:>8.1f} ms  then {median:>8.1f} ms  {str(count)[:40]}{verdict}", flush=True)
 
 
-async def measure(store: SQLiteStore) -> None:
+async def measure(store: ExchangeStore) -> None:
     page = (await store.list(Query())).items
     middle = NOW_NS - SPAN_NS // 2
     lists = {
@@ -213,7 +214,7 @@ async def measure(store: SQLiteStore) -> None:
     await report("size", store.size, 200)
 
 
-async def measure_cache(store: SQLiteStore) -> None:
+async def measure_cache(store: ExchangeStore) -> None:
     page = (await store.entries(EntryQuery())).items
     choices = {
         "nothing": EntryQuery(),
@@ -239,9 +240,8 @@ async def measure_cache(store: SQLiteStore) -> None:
     await report("cache owners of parts", lambda: store.part_owners(parts), 200)
 
 
-async def look_up(path: Path, rows: int) -> None:
+async def look_up(store: ExchangeStore, rows: int) -> None:
     """Time lookups as a worker makes them: through a store of its own that only reads, each key once."""
-    store = SQLiteStore(path)
     await store.open(read_only=True)
     rng = random.Random(3)
     numbers = [number for number in (rng.randrange(rows) for _ in range(LOOKUPS)) if number % FAILURE_EVERY]
@@ -260,7 +260,7 @@ async def look_up(path: Path, rows: int) -> None:
         await store.aclose()
 
 
-async def evict(store: SQLiteStore) -> None:
+async def evict(store: ExchangeStore) -> None:
     """Evict half by use, then all, while a writer goes on."""
     half = (await store.cache_stats()).answer_bytes // 2
     for name, work in (("half", lambda: store.evict_to(half)), ("all", lambda: store.evict(EntryQuery()))):
@@ -270,7 +270,7 @@ async def evict(store: SQLiteStore) -> None:
         print(f"{evicted:,} entries evicted in {time.perf_counter() - began:.0f} s")
 
 
-async def pages(store: SQLiteStore, query: Query, count: int) -> None:
+async def pages(store: ExchangeStore, query: Query, count: int) -> None:
     """Time paging far into a list."""
     cursor, times = None, []
     for _ in range(count):
@@ -283,13 +283,13 @@ async def pages(store: SQLiteStore, query: Query, count: int) -> None:
     print(f"{count} pages of 500: median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms")
 
 
-async def prune(store: SQLiteStore, older_than_ns: int) -> None:
+async def prune(store: ExchangeStore, older_than_ns: int) -> None:
     began = time.perf_counter()
     result = await beside_a_writer(store, store.prune(older_than_ns=older_than_ns))
     print(result, f"in {time.perf_counter() - began:.0f} s", await store.size())
 
 
-async def beside_a_writer(store: SQLiteStore, work: Coroutine[Any, Any, T]) -> T:
+async def beside_a_writer(store: ExchangeStore, work: Coroutine[Any, Any, T]) -> T:
     """Do long work while batches keep coming in, and say how long they had to wait."""
     traffic = Traffic(1, seed=2)
     waits = []
@@ -309,16 +309,21 @@ async def beside_a_writer(store: SQLiteStore, work: Coroutine[Any, Any, T]) -> T
     return result
 
 
+def make_store(options: argparse.Namespace) -> ExchangeStore:
+    return MongoDBStore(options.store) if options.store else SQLiteStore(options.dir / "million.sqlite3")
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dir", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dir", type=Path, help="folder of a SQLite store")
+    where.add_argument("--store", help="URI of a MongoDB database")
     parser.add_argument("--skip-questions", action="store_true")
     parser.add_argument("--prune-days", type=float, help="at the end, prune all but so many days")
     parser.add_argument("--evict", action="store_true", help="at the end, evict half the entries and then all")
     options = parser.parse_args()
-    path = options.dir / "million.sqlite3"
-    store = SQLiteStore(path)
+    store = make_store(options)
     await store.open()
     try:
         if not (await store.size()).exchanges:
@@ -328,7 +333,7 @@ async def main() -> None:
         if not options.skip_questions:
             await measure(store)
             await measure_cache(store)
-            await look_up(path, size.exchanges)
+            await look_up(make_store(options), size.exchanges)
         await pages(store, Query(model="gemini-2.5-pro"), 40)
         if options.prune_days is not None:
             await prune(store, int(NOW_NS - options.prune_days * DAY_NS))
