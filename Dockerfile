@@ -46,7 +46,7 @@ WORKDIR /data
 VOLUME ["/data"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --start-interval=1s --retries=3 \
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-I", "-S", "/opt/gemini-proxy/libexec/health.py"]
 ENTRYPOINT ["gemini-proxy"]
 CMD ["serve"]
