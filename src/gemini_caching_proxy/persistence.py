@@ -67,6 +67,7 @@ class Persistence:
         self._make_store = make_store
         self._settings = settings
         self._store: ExchangeStore | None = None
+        self._opening = asyncio.Lock()
         self._threads = Threads()
 
     def __repr__(self) -> str:
@@ -177,16 +178,17 @@ class Persistence:
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     async def _opened(self) -> ExchangeStore:
-        if self._store is None:
-            store = self._make_store()
-            try:
-                await store.open()
-            except BaseException:
-                with contextlib.suppress(StoreError):
-                    await store.aclose()
-                raise
-            self._store = store
-        return self._store
+        async with self._opening:
+            if self._store is None:
+                store = self._make_store()
+                try:
+                    await store.open()
+                except BaseException:
+                    with contextlib.suppress(StoreError):
+                        await store.aclose()
+                    raise
+                self._store = store
+            return self._store
 
     async def _wait(self, seconds: float) -> None:
         if self.stop.is_set():

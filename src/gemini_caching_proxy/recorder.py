@@ -20,6 +20,7 @@ from .assembly import OpenExchange, assemble
 from .cache.index import Index
 from .cache_watch import CacheWatch
 from .carryover import Carryover
+from .conversation import Turn
 from .decoding import understand
 from .errors import FolderInUse, FormatTooNew
 from .exchange import Exchange
@@ -37,7 +38,7 @@ from .stores.base import ExchangeStore
 
 POLL_SECONDS = 0.04
 READ_BYTES = 1024 * 1024
-ROUND_EXCHANGES = 256
+ROUND_EXCHANGES = 512
 ROUND_BYTES = 16 * 1024 * 1024
 """A round reads about this much before it stores what ended."""
 LOCK_PATIENCE_SECONDS = 5.0
@@ -201,20 +202,35 @@ class Recorder:
         return came
 
     async def _store(self, ended: Sequence[tuple[Feed, OpenExchange]]) -> None:
+        """Store what ended, in batches: while the store takes in one, the next is understood."""
         duplicates = self._persistence.counts.duplicates
-        for batch in batches(ended):
-            await self._store_batch(batch)
+        storing: asyncio.Task[None] | None = None
+        try:
+            for batch in batches(ended):
+                turns = await self._understood(batch)
+                if storing is not None:
+                    await storing
+                storing = asyncio.get_running_loop().create_task(self._store_batch(batch, turns))
+            if storing is not None:
+                await storing
+        finally:
+            if storing is not None and not storing.done():
+                storing.cancel()
+                await asyncio.wait({storing})
         if ended and self._persistence.counts.duplicates == duplicates:
             self._reread = False
 
-    async def _store_batch(self, batch: Batch) -> None:
-        """One transaction: exchanges, and where reading goes on once they are stored."""
+    async def _understood(self, batch: Batch) -> list[Turn]:
         turns = []
         for _, open_exchange in batch.members:
             exchange = await self._assembled(open_exchange)
             if exchange is not None and not (self._reread and await self._is_stored(exchange)):
                 turns.append(understand(exchange, self._providers, self._index))
             await asyncio.sleep(0)
+        return turns
+
+    async def _store_batch(self, batch: Batch, turns: Sequence[Turn]) -> None:
+        """One batch of the store: exchanges, and where reading goes on once they are there."""
         positions = {feed: feed.safe_position(batch.ids) for feed in batch.feeds}
         moved = [feed.journal_position(at) for feed, at in positions.items()]
         await self._persistence.add(turns, moved)

@@ -6,6 +6,7 @@ A query on these fields becomes a set of facets, found in memory.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 
 import msgspec
 from blake3 import blake3
@@ -140,6 +141,7 @@ def client_name(user_agent: str | None) -> str:
     return words[0].partition("/")[0] if words else ""
 
 
+@lru_cache(maxsize=4096)
 def facet_digest(facet: Facet) -> bytes:
     """16 bytes that name the facet; without a verdict as it was before there were verdicts."""
     values = astuple(facet)
