@@ -27,7 +27,9 @@ def clean(text: str) -> str:
 
 
 def bounded(number: int | None, largest: int = LARGEST) -> int | None:
-    return None if number is None else max(-largest, min(number, largest))
+    if number is None or -largest <= number <= largest:
+        return number
+    return largest if number > 0 else -largest
 
 
 @dataclass(frozen=True, slots=True)
