@@ -82,7 +82,7 @@ $(STAMPS)/test: pyproject.toml | $(STAMPS)/venv
 
 .venvs/node/stamp: tests/e2e/clients/package.json
 	@mkdir -p .venvs/node && cp $< .venvs/node/
-	@if command -v npm >/dev/null; then cd .venvs/node && npm install --silent --no-audit --no-fund --no-package-lock; else echo "No npm here: the tests with @google/genai are skipped."; fi
+	@if command -v npm >/dev/null; then cd .venvs/node && npm install --silent --no-audit --no-fund --no-package-lock; else echo "No npm here: the tests with @google/genai and mongosh are skipped."; fi
 	@touch $@
 
 $(STAMPS)/check: pyproject.toml | $(STAMPS)/venv
