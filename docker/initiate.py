@@ -46,20 +46,37 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def initiate(name: str, members: Sequence[str]) -> str | None:
-    """Make the set unless there is one; the address of its primary, None while it has none."""
-    greetings = [greeting(member) for member in members]
+    """Make the set unless there is one; the address of its primary, None while it has none.
+
+    Raises:
+        PyMongoError: there is no set yet, and a server that is to be in it does not answer.
+    """
+    greetings, trouble = greetings_of(members)
     sets = {each["setName"] for each in greetings if "setName" in each}
     if sets - {name}:
         raise SystemExit(f"A server belongs to another replica set already: {', '.join(sorted(sets - {name}))}.")
-    if not sets:
-        configuration = {"_id": name, "members": [{"_id": i, "host": host} for i, host in enumerate(members)]}
+    if sets:
+        return next((str(each["primary"]) for each in greetings if "primary" in each), None)
+    if trouble is not None:
+        raise trouble
+    configuration = {"_id": name, "members": [{"_id": i, "host": host} for i, host in enumerate(members)]}
+    try:
+        ask(members[0], "replSetInitiate", configuration)
+    except OperationFailure as error:
+        if error.code != ALREADY_INITIALIZED:
+            raise
+    return None
+
+
+def greetings_of(members: Sequence[str]) -> tuple[list[dict[str, Any]], PyMongoError | None]:
+    """What the servers that answer say, and why another does not."""
+    found, trouble = [], None
+    for member in members:
         try:
-            ask(members[0], "replSetInitiate", configuration)
-        except OperationFailure as error:
-            if error.code != ALREADY_INITIALIZED:
-                raise
-        return None
-    return next((str(each["primary"]) for each in greetings if "primary" in each), None)
+            found.append(greeting(member))
+        except PyMongoError as error:
+            trouble = error
+    return found, trouble
 
 
 def greeting(member: str) -> dict[str, Any]:

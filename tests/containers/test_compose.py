@@ -182,6 +182,16 @@ def test_no_secret_has_a_default(file: str) -> None:
         assert found[2] == "", found[0]
 
 
+def test_every_variable_and_file_is_in_the_documents() -> None:
+    page = (ROOT / "docs" / "docker.md").read_text()
+    for file in FILES:
+        for name in re.findall(r"\$\{(\w+)", (ROOT / file).read_text()):
+            assert f"`{name}=" in page, name
+    parts = [f"docker/{each.name}" for each in (ROOT / "docker").iterdir() if each.is_file()]
+    for file in (*FILES, "Dockerfile", ".dockerignore", *parts):
+        assert f"| `{file}` |" in page, file
+
+
 def test_variables_are_put_in_as_compose_does() -> None:
     assert interpolated("a ${B:-c} ${D:+e${D}}${F}", {"D": "d"}) == "a c ed"
     assert interpolated("${B:-${C:-d}}${B:+x}", {"C": "c"}) == "c"

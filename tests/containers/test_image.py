@@ -27,7 +27,8 @@ from .compose import read_compose
 from .dockerfile import read_stages
 from .image import ROOT, Builder, Image, allowed_files, enter, namespaced, why_impossible
 
-pytestmark = pytest.mark.slow
+# The first test waits for the image: packages may have to be fetched.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 USER = "10001"
 GRACE_SECONDS = 40

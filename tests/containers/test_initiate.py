@@ -40,6 +40,10 @@ def test_it_makes_the_set_once_and_leaves_it_as_it_is(servers: list[Mongod]) -> 
     assert again.returncode == 0, again.stderr
     assert servers[0].command("replSetGetConfig")["config"]["version"] == config["version"]
 
+    servers[2].kill()
+    without = initiate("gemini", *addresses)
+    assert without.returncode == 0, without.stderr
+
     other = initiate("another", *addresses)
     assert other.returncode == 1
     assert other.stderr == "A server belongs to another replica set already: gemini.\n"
