@@ -40,7 +40,7 @@ def full_pipeline() -> list[Stage]:
         {"$set": {"response": _if_there("$response", {"parts": _joined("$parts.response")})}},
         {
             "$unset": [
-                *("_refs", "_direct", "_lists", "_listed", "record", "record_part", "parts"),
+                *("_refs", "_direct", "_lists", "_listed", "record", "record_part", "parts", "facet", "marks"),
                 *("request.header_values", "response.header_values"),
             ]
         },
