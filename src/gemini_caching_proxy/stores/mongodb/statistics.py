@@ -108,10 +108,18 @@ class Statistics:
     async def _add_rollups(self, answer: _Answer, span: Span, plan: _Plan, settled: int) -> None:
         for scopes in plan.batches():
             async for row in rollup_rows(self._database, span, scopes, answer.group, settled):
-                tally = answer.tally(_group_key(row.group, answer.group))
-                tally.merge(row.sums, row.durations, row.ttfts)
+                answer.tally(self._key(row.group, plan, answer.group)).merge(row.sums, row.durations, row.ttfts)
                 answer.later |= row.later
         answer.spans.append(span)
+
+    def _key(self, row: str | int, plan: _Plan, group: StatsGroup | None) -> str:
+        """The key of the group that a row of rollups belongs to."""
+        if group is None:
+            return ""
+        if group in ("day", "hour"):
+            return time_key(int(row), group)
+        value = str(row).partition(":")[2]
+        return self._scopes.facets[bytes.fromhex(value)].group_key(group) if plan.place == _FACET else value
 
     async def _add_unsettled(self, answer: _Answer, choice: Choice, plan: _Plan, settled: int) -> None:
         """Exchanges that the rollups did not count when they were read."""
@@ -237,15 +245,6 @@ class _Plan:
         if isinstance(self.scopes, Mapping):
             return [self.scopes]
         return [self.scopes[at : at + ASKED_TOGETHER] for at in range(0, len(self.scopes), ASKED_TOGETHER)]
-
-
-def _group_key(named: str | int, group: StatsGroup | None) -> str:
-    """The key of a row's group."""
-    if group is None:
-        return ""
-    if group in ("day", "hour"):
-        return time_key(int(named), group)
-    return str(named).partition(":")[2]
 
 
 def _facet_key(facet: Facet, second: int, group: StatsGroup | None) -> str:
