@@ -14,7 +14,7 @@ from uuid import UUID
 
 from wire import Client, Closed
 
-from .asking import SSE, call, generate, is_hit
+from .asking import SSE, call, generate, said
 
 CLIENTS = 20
 
@@ -31,7 +31,8 @@ class Heard:
     exchange: UUID
     digest: str
     """SHA-256 of the body."""
-    hit: bool
+    spared: bool
+    """Whether it took no call upstream of its own."""
 
 
 class Load:
@@ -98,7 +99,9 @@ class Load:
         assert answered.complete, "the answer broke off"
         exchange = UUID((answered.header(b"x-exchange-id") or b"").decode())
         digest = sha256(answered.body).hexdigest()
-        self.heard.append(Heard(due, seconds, port, exchange, digest, is_hit(answered)))
+        self.heard.append(
+            Heard(due, seconds, port, exchange, digest, bool({"hit", "collapsed"} & said(answered).keys()))
+        )
 
 
 def request(number: int) -> bytes:
