@@ -76,9 +76,10 @@ def shared(number: int) -> Any:
 
 
 def using(rng: random.Random, started_ns: int, **over: Any) -> Exchange:
-    """An exchange whose parts others use too; often with lists of parts and blocks of a chain."""
+    """An exchange most of whose parts others use too; often with lists of parts and blocks of a chain."""
     first = rng.randrange(4)
     contents = [shared(number) for number in range(first, first + rng.choice([1, 3, 20, 37]))]
+    contents.append(content(f"own {rng.random()}"))
     fields = {"request_pieces": request_pieces(contents), "chain": chain_of(contents), "conversation": None}
     headers = ((b"host", b"a"), (b"x-which", b"%d" % rng.randrange(5)))
     return exchange(**{**fields, "request_headers": headers, "started_ns": started_ns, **over})
@@ -104,9 +105,7 @@ def check(store: Door, raw: Any, kept: list[Exchange]) -> None:
         assert text["sequence"] == raw.gemini_interactions.find_one({"_id": owner})["sequence"]
     used = {each["file"] for each in parts.values() if "file" in each}
     assert {each["_id"] for each in raw["gemini_files.files"].find()} == used
-    found = raw.gemini_state.find_one()
-    assert "pruning" not in found
-    assert "sweeping" not in found
+    assert "pruning" not in raw.gemini_state.find_one()
 
 
 def listed(raw: Any) -> set[str]:
@@ -237,12 +236,11 @@ def test_a_sweep_waits_for_those_who_began_before(store: Door, raw: Any, tmp_pat
     async def run() -> None:
         async with opened(tmp_path) as other:
             database = other._writing.database
-            await state.draw(database, "slow", 5)
+            _, drawn = await state.draw(database, "slow", 5)
             pruned = asyncio.ensure_future(other.prune(older_than_ns=NOW_NS))
-            while "sweeping" not in await database.gemini_state.find_one():
+            while (await state.look(database)).epoch == drawn.epoch:
                 assert not pruned.done()
             for _ in range(20):
-                await asyncio.sleep(0)
                 assert await database.gemini_parts.count_documents({}) > 0
             assert not pruned.done()
             await state.close(database, "slow")
@@ -252,12 +250,34 @@ def test_a_sweep_waits_for_those_who_began_before(store: Door, raw: Any, tmp_pat
     check(store, raw, [])
 
 
-def test_a_sweep_does_not_wait_for_the_dead(store: Door, raw: Any) -> None:
-    store.add([using(random.Random(1), NOW_NS - 1)])
+def test_a_sweep_neither_waits_for_the_dead_nor_overlooks_who_came_after_them(store: Door, raw: Any) -> None:
+    old = using(random.Random(1), NOW_NS - 1)
+    heir = exchange(started_ns=NOW_NS + 1, request_pieces=old.request_pieces)
+    store.add([old, heir])
     late = datetime.now(UTC) - timedelta(seconds=state.ABANDONED_SECONDS + 5)
-    raw.gemini_state.update_one({}, {"$set": {"open.dead": {"from": 1000, "since": late}}})
+    raw.gemini_state.update_one({}, {"$set": {"open.dead": {"from": 1, "since": late}}})
     assert store.prune(older_than_ns=NOW_NS).parts > 0
-    check(store, raw, [])
+    check(store, raw, [heir])
+
+
+def test_a_part_made_anew_has_its_text_anew(store: Door, raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the deletion of a part and that of its text; the same exchange or another brings it."""
+    forget_texts = sweeping.forget_texts
+    for brought in (0, 1):
+        old = using(random.Random(1), NOW_NS - 1)
+        again = old if brought == 0 else exchange(started_ns=NOW_NS + 1, request_pieces=old.request_pieces)
+        store.add([old])
+
+        async def late(database: Any, announced: Any, again: Exchange = again) -> None:
+            monkeypatch.undo()
+            await store.store.add([again])
+            await forget_texts(database, announced)
+
+        monkeypatch.setattr(sweeping, "forget_texts", late)
+        store.prune(older_than_ns=NOW_NS)
+        check(store, raw, [again])
+        store.prune(older_than_ns=NOW_NS + 2)
+        check(store, raw, [])
 
 
 def test_a_part_whose_owner_never_came_goes_to_who_uses_it(store: Door, raw: Any) -> None:

@@ -118,6 +118,7 @@ class Pruning:
         left = document.get("pruning")
         if left is not None:
             await (self._finish(left) if "exchanges" in left else forget_texts(self._database, left))
+        await state.close_abandoned(self._database)
         return tenure
 
     async def _data_bytes(self) -> int:

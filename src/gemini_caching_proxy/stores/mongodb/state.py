@@ -104,6 +104,13 @@ async def _close_abandoned(database: Database, document: Document, writer: str) 
             )
 
 
+async def close_abandoned(database: Database) -> None:
+    """As every draw does it, for whoever draws none."""
+    late = {"$subtract": ["$$NOW", ABANDONED_SECONDS * 1000]}
+    at_work = {"$filter": {"input": {"$objectToArray": "$open"}, "cond": {"$gte": ["$$this.v.since", late]}}}
+    await database[STATE].update_one(_ID, [{"$set": {"open": {"$arrayToObject": at_work}}}])
+
+
 async def close(database: Database, writer: str) -> None:
     """The writer's batch is in, or was given up."""
     await database[STATE].update_one(_ID, {"$unset": {f"open.{writer}": ""}})

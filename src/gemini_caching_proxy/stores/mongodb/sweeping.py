@@ -49,8 +49,6 @@ ZERO: Final = UUID(int=0)
 class Tenure(Protocol):
     """The time during which this sweep is the only one."""
 
-    token: UUID
-
     async def keep(self) -> None:
         """Between steps. Raises once another has taken over."""
 
@@ -83,7 +81,6 @@ class Sweep:
             await self._begin()
             async for orphans in self._orphans():
                 deleted += await self._settle(orphans)
-            await self._end()
         await self._files.sweep(self._tenure.keep)
         return deleted
 
@@ -97,14 +94,7 @@ class Sweep:
         """Raise the epoch, and wait for those who began to write before."""
         document = await self._database[STATE].find_one_and_update(
             {"_id": "state"},
-            [
-                {
-                    "$set": {
-                        "epoch": {"$add": ["$epoch", Int64(1)]},
-                        "sweeping": {"by": self._tenure.token, "since": "$$NOW"},
-                    }
-                }
-            ],
+            {"$inc": {"epoch": Int64(1)}},
             return_document=ReturnDocument.AFTER,
         )
         assert document is not None, "the schema makes it"
@@ -117,10 +107,6 @@ class Sweep:
                 return
             await self._tenure.keep()
             await asyncio.sleep(PAUSE_S)
-
-    async def _end(self) -> None:
-        mine: dict[str, Any] = {"sweeping.by": self._tenure.token}
-        await state.change(self._database, {"$unset": {"sweeping": ""}}, **mine)
 
     # Who is an orphan.
 
