@@ -44,19 +44,14 @@ _HORIZON: Final[Document] = {
     ]
 }
 """As `State.horizon`."""
-_BEGIN: Final[list[Document]] = [
-    {
-        "$set": {
-            "settling": {
-                "$let": {
-                    "vars": {"end": {"$min": [_HORIZON, {"$add": ["$settled", Int64(LONGEST_RANGE)]}]}},
-                    "in": {"$ifNull": ["$settling", {"$cond": [{"$gt": ["$$end", "$settled"]}, "$$end", "$$REMOVE"]}]},
-                }
-            }
-        }
-    }
-]
-"""Begin the next range, unless one is begun, or there is nothing to settle."""
+
+
+def _beginning(longest_range: int) -> list[Document]:
+    """An update that begins the next range, unless one is begun, or there is nothing to settle."""
+    end = {"$min": [_HORIZON, {"$add": ["$settled", Int64(longest_range)]}]}
+    begun = {"$cond": [{"$gt": ["$$end", "$settled"]}, "$$end", "$$REMOVE"]}
+    return [{"$set": {"settling": {"$let": {"vars": {"end": end}, "in": {"$ifNull": ["$settling", begun]}}}}}]
+
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +59,9 @@ _log = logging.getLogger(__name__)
 class Settlement:
     """Settles one database, together with the settlements of other processes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, longest_range: int = LONGEST_RANGE) -> None:
         self._database = database
+        self._beginning = _beginning(longest_range)
         self._lease = Lease(database, "settle")
         self._held_until = 0.0
         """By the monotonic clock; well before it really ends."""
@@ -161,7 +157,7 @@ class Settlement:
 
     async def _begin(self) -> State:
         document = await self._database[STATE].find_one_and_update(
-            {"_id": "state"}, _BEGIN, return_document=ReturnDocument.AFTER
+            {"_id": "state"}, self._beginning, return_document=ReturnDocument.AFTER
         )
         assert document is not None, "the schema makes it"
         return State.of(document)
