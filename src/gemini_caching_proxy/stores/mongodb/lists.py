@@ -26,7 +26,7 @@ from .texts import READ_AT_ONCE, Text
 
 WINDOW: Final = 5000
 """Exchanges, right after where one is, that are walked through before anything else is tried."""
-LONG_WINDOW: Final = 100_000
+LONG_WINDOW: Final = 30_000
 """That one question walks through."""
 FEW_EXCHANGES: Final = 5000
 """So many are put in order, rather than walking through all."""
