@@ -284,3 +284,37 @@ def test_a_part_costs_little_beside_its_text(mongod: Database) -> None:
         (asked,) = collections[PARTS].find({"kind": "part"})
     assert asked["text"] == text
     assert len(asked["data"]) < 300, "the line ends, which JSON escapes"
+
+
+# What a long session costs.
+
+
+def test_a_long_session_costs_what_each_turn_adds(mongod: Database) -> None:
+    """Of 200 turns in random prose, which has more different words than people's or programs' texts.
+
+    About 5 % of the bytes sent are documents and 2.5 % indexes; half of both is for search by words. In a database as
+    small as this, half a megabyte is what nearly empty indexes take.
+    """
+    turns = list(agent_session(200, element_bytes=1100, answer_bytes=560))
+    sent = sum(turn.request_body.size for turn in turns)
+    fill(mongod, turns, together=10)
+    with mongod.opened() as collections:
+        collections.client.admin.command("fsync")
+        whole = collections.command("dbStats")
+        words = collections.command("collStats", "gemini_texts")
+    besides = whole["dataSize"] - words["size"]
+    assert besides < 0.029 * sent, besides / sent
+    assert words["size"] < 0.023 * sent, words["size"] / sent
+    assert whole["indexSize"] < 0.035 * sent, whole["indexSize"] / sent
+
+
+def test_a_turn_refers_to_runs_of_parts(mongod: Database) -> None:
+    """Twice as long a conversation must not mean documents twice as large."""
+    turns = list(agent_session(200, element_bytes=60, answer_bytes=20))
+    fill(mongod, turns)
+    with mongod.opened() as collections:
+        documents = {
+            len(encode({"parts": document["parts"]}))
+            for document in collections[INTERACTIONS].find({"sequence": {"$gt": 150}}, {"parts": 1})
+        }
+    assert max(documents) < 1600, "a reference takes 25 bytes, and there are up to 450"
