@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from kinds import Door, database_uri, drop_databases
 from pymongo import MongoClient
 from pymongo.database import Database as Collections
 
-from factories import HOUR_NS, NOW_NS, content, exchange, exchange_id, glue, request_pieces, response, sse
+from factories import DAY_NS, HOUR_NS, NOW_NS, content, exchange, exchange_id, glue, request_pieces, response, sse
 from gemini_caching_proxy.exchange import Exchange
 from gemini_caching_proxy.stores.base import Page, Query, Summary
-from gemini_caching_proxy.stores.mongodb import keys, lists, search
+from gemini_caching_proxy.stores.mongodb import extents, keys, lists, search
 from gemini_caching_proxy.stores.mongodb.documents import LONGEST_TEXT
 from gemini_caching_proxy.stores.phrases import tokens
 from mongod import shared_server
@@ -178,8 +179,7 @@ def test_each_way_of_searching_finds_the_same(
 ) -> None:
     arrived = [each for each in reversed(POPULATION) if passes(each, query)]
     both = [each for each in arrived if contains is None or has(each, contains, begun=False)]
-    whole = Query(**{**{name: getattr(query, name) for name in query.__slots__}, "contains": typed})
-    narrowed = Query(**{**{name: getattr(query, name) for name in query.__slots__}, "contains": contains})
+    whole, narrowed = replace(query, contains=typed), replace(query, contains=contains)
     with ways(chosen):
         assert found(populated, typed, narrowed, limit) == ids(e for e in both if has(e, typed, begun=True))[:limit]
         listed = everything(populated, whole, max(limit, 4))
@@ -263,6 +263,40 @@ def test_a_search_looks_at_the_texts_with_the_rarest_word_only(populated: Door, 
 
     assert sum(each["docsExamined"] for each in questions) <= holding < 100
     assert not any(each.get("hasSortStage") for each in questions)
+
+
+@pytest.mark.parametrize("day", [0, 4, 9])
+@pytest.mark.parametrize(
+    "query",
+    [lambda day: Query(since_ns=at(day), until_ns=at(day + 1)), lambda day: Query(model=f"day-{day}")],
+    ids=["time", "model"],
+)
+def test_a_search_passes_over_what_its_filter_leaves_out(
+    store: Door, tmp_path: Path, query: Callable[[int], Query], day: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FEW_TEXTS", "FEW_EXCHANGES", "FEW_BEGUN"):
+        monkeypatch.setattr(search, name, 0)
+    monkeypatch.setattr(search, "SHORTEST_STRETCH", 8)
+    monkeypatch.setattr(search, "LONGEST_STRETCH", 8)
+    monkeypatch.setattr(extents, "BLOCK", 16)
+    days = [
+        [exchange(asked=f"needle {day}.{number}", started_ns=at(day), model=f"day-{day}") for number in range(40)]
+        for day in range(10)
+    ]
+    for some in days:
+        store.add(some)
+    with noted(tmp_path, "gemini_texts") as questions:
+        assert found(store, "nowhere needle", query(day)) == []
+        assert found(store, "needle", query(day)) == ids(reversed(days[day]))
+    assert sum(each["docsExamined"] for each in questions) < 2 * 80
+    late = exchange(asked="needle late", started_ns=at(day), model=f"day-{day}")
+    store.add([late])
+    assert found(store, "needle", query(day)) == ids([late, *reversed(days[day])])
+    assert ids(store.after(0, replace(query(day), contains="needle"))) == ids([*days[day], late])
+
+
+def at(day: int) -> int:
+    return NOW_NS + day * DAY_NS
 
 
 # Nothing early, nothing half.

@@ -8,7 +8,9 @@ server finds and whose order `Terms.holds` checks on the text itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from pymongo import DESCENDING
 
 from gemini_caching_proxy.stores.base import Query
 from gemini_caching_proxy.stores.facets import INT64_MAX, bounded
@@ -49,9 +51,40 @@ class Choice:
         return self.digests is not None and not self.digests
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether there are limits to times or facets."""
+        return self.digests is not None or self.query.since_ns is not None or self.query.until_ns is not None
+
+    @property
     def conditions(self) -> Document:
         """All of the query but `contains`; empty when nothing is left out."""
         return conditions(self.query, self.digests)
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Which sequence numbers are gone through, and in which direction."""
+
+    lowest: int
+    highest: int
+    direction: int = DESCENDING
+
+    @property
+    def span(self) -> Document:
+        return {"$gte": self.lowest, "$lte": self.highest}
+
+    @property
+    def is_over(self) -> bool:
+        return self.lowest > self.highest
+
+    def until(self, edge: int) -> Walk:
+        """As far as this number."""
+        return replace(self, **{"lowest" if self.direction == DESCENDING else "highest": edge})
+
+    def beyond(self, edge: int) -> Walk:
+        """What comes after this number."""
+        is_falling = self.direction == DESCENDING
+        return replace(self, highest=edge - 1) if is_falling else replace(self, lowest=edge + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,7 +21,8 @@ from pymongo import ASCENDING, DESCENDING
 from gemini_caching_proxy.stores.facets import INT64_MAX
 
 from .connection import Database, Document
-from .filters import Choice, Terms
+from .extents import Extents
+from .filters import Choice, Terms, Walk
 from .keys import Keys
 from .schema import TEXTS
 from .texts import READ_AT_ONCE, Text, TextReader
@@ -53,32 +54,13 @@ class Match:
     """The text's: exchanges are found in its order."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Walk:
-    """Where a search goes: from which number to which, in which direction."""
-
-    lowest: int
-    highest: int
-    direction: int = DESCENDING
-
-    @property
-    def span(self) -> Document:
-        return {"$gte": self.lowest, "$lte": self.highest}
-
-    def until(self, edge: int) -> _Walk:
-        return replace(self, **{"lowest" if self.direction == DESCENDING else "highest": edge})
-
-    def beyond(self, edge: int) -> _Walk:
-        is_falling = self.direction == DESCENDING
-        return replace(self, highest=edge - 1) if is_falling else replace(self, lowest=edge + 1)
-
-
 class Search:
     """Finds words in the texts of a database."""
 
     def __init__(self, database: Database, keys: Keys) -> None:
         self._collection = database[TEXTS]
         self._keys = keys
+        self._extents = Extents(database)
         self.texts = TextReader(database)
 
     def newest(self, terms: Terms, choice: Choice, *, before: int | None = None) -> AsyncGenerator[Match, None]:
@@ -90,13 +72,13 @@ class Search:
             before: only texts with a lower sequence number.
         """
         highest = choice.horizon if before is None else min(choice.horizon, before - 1)
-        return self._found(terms, choice, _Walk(1, highest))
+        return self._found(terms, choice, Walk(1, highest))
 
     def following(self, terms: Terms, choice: Choice, *, after: int) -> AsyncGenerator[Match, None]:
         """As `newest`, of texts with a higher sequence number than `after`, the oldest first."""
-        return self._found(terms, choice, _Walk(max(after, 0) + 1, choice.horizon, ASCENDING))
+        return self._found(terms, choice, Walk(max(after, 0) + 1, choice.horizon, ASCENDING))
 
-    async def _found(self, terms: Terms, choice: Choice, walk: _Walk) -> AsyncGenerator[Match, None]:
+    async def _found(self, terms: Terms, choice: Choice, walk: Walk) -> AsyncGenerator[Match, None]:
         wanted = choice.query.contains
         besides = None if wanted is None else Terms.of(wanted)
         if choice.is_empty or (wanted is not None and besides is None):
@@ -112,7 +94,7 @@ class Search:
                         last = match.exchange
                         yield match
 
-    async def _batches(self, terms: Terms, choice: Choice, walk: _Walk) -> AsyncGenerator[list[Match], None]:
+    async def _batches(self, terms: Terms, choice: Choice, walk: Walk) -> AsyncGenerator[list[Match], None]:
         """Texts that hold the words, some at a time."""
         rest = {"$and": [terms.condition, choice.conditions]} if choice.conditions else terms.condition
         batch: list[Match] = []
@@ -134,7 +116,7 @@ class Search:
                             batch = []
         yield batch
 
-    async def _stretches(self, terms: Terms, choice: Choice, walk: _Walk) -> AsyncGenerator[tuple[Document, str], None]:
+    async def _stretches(self, terms: Terms, choice: Choice, walk: Walk) -> AsyncGenerator[tuple[Document, str], None]:
         """Conditions that lead to all candidates in order, each with the index for it."""
         rarest, count = await self._rarest(terms.words, walk)
         listed: Sequence[int] | None = None
@@ -149,7 +131,7 @@ class Search:
             return
         led, index = ({}, "sequence") if rarest is None else ({"words": rarest}, "words")
         size = SHORTEST_STRETCH
-        while walk.lowest <= walk.highest:
+        while not (walk := await self._extents.trimmed(walk, choice)).is_over:
             edge = await self._edge({**led, "sequence": walk.span}, index, walk.direction, size)
             stretch = walk if edge is None else walk.until(edge)
             yield {**led, "sequence": stretch.span}, index
@@ -157,7 +139,7 @@ class Search:
                 return
             walk, size = walk.beyond(edge), min(4 * size, LONGEST_STRETCH)
 
-    async def _rarest(self, words: Sequence[str], walk: _Walk) -> tuple[str | None, int]:
+    async def _rarest(self, words: Sequence[str], walk: Walk) -> tuple[str | None, int]:
         """The word that the fewest texts hold, and how many; counted no further than tells whether they are few."""
         if not words:
             return None, FEW_TEXTS + 1
@@ -222,7 +204,7 @@ def _match(document: Document) -> Match:
     return Match(document["_id"], document["exchange"], int(document["sequence"]))
 
 
-def _in_order(sequences: Sequence[int], walk: _Walk) -> Iterator[list[int]]:
+def _in_order(sequences: Sequence[int], walk: Walk) -> Iterator[list[int]]:
     within = {each for each in sequences if walk.lowest <= each <= walk.highest}
     ordered = sorted(within, reverse=walk.direction == DESCENDING)
     for start in range(0, len(ordered), LISTED):
