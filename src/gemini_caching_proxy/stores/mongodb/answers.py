@@ -181,16 +181,15 @@ class Answers:
         return None if seen.settling != seen.settled else (seen.settled, seen.cache_changes)
 
     async def _sum_up(self) -> CacheStats:
-        errors = {"pinned": {"$in": [False, True]}, "kind": "error"}
-        sizes, hits, error_count, pinned, first = await asyncio.gather(
+        sizes, hits, errors, pinned, first = await asyncio.gather(
             sum_of_sizes(self._database),
             self._hits(),
-            self._entries.count_documents(errors, hint="sizes"),
-            self._entries.count_documents({"pinned": True}, hint="sizes"),
+            self._entries.count_documents({"kind": "error"}, hint="errors"),
+            self._entries.count_documents({"pinned": True}, hint="pinned"),
             self._entries.find_one({}, {"_id": 0, "stored_ns": 1}, sort=[("stored_ns", 1), ("_id", 1)]),
         )
         oldest_ns = None if first is None else int(first["stored_ns"])
-        return CacheStats(sizes[0], error_count, pinned, sizes[1], *hits, oldest_ns)
+        return CacheStats(sizes[0], errors, pinned, sizes[1], *hits, oldest_ns)
 
     async def _hits(self) -> tuple[int, int, int]:
         """How many, and the money and time they saved."""
@@ -205,7 +204,7 @@ class Answers:
 async def sum_of_sizes(database: Database) -> tuple[int, int]:
     """How many entries there are, and the bytes of their answers."""
     sums = {"_id": None, "entries": {"$sum": 1}, "bytes": {"$sum": "$size"}}
-    async for row in await database[CACHE].aggregate([{"$group": sums}], hint="sizes"):
+    async for row in await database[CACHE].aggregate([{"$group": sums}], hint="size"):
         return int(row["entries"]), int(row["bytes"])
     return 0, 0
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from pymongo import DeleteOne
-
 from gemini_caching_proxy.stores.base import EntryQuery
 
 from . import entries
@@ -39,24 +37,21 @@ class Eviction:
         named = query.key is not None or query.exchange is not None or query.pinned is not None
         if not named:
             condition["pinned"] = {"$eq": False}
-        last: Document = {}
         evicted = 0
-        while found := await self._next(condition, last):
-            last = {"_id": {"$gt": found[-1]["_id"]}}
-            evicted += await self._delete(
-                [
-                    DeleteOne({"_id": each["_id"], "exchange": each["exchange"], "pinned": each["pinned"]})
-                    for each in found
-                ]
-            )
-        return evicted
+        keys: list[bytes] = []
+        # One walk through all of them: asked anew after each step, the server would go through what was deleted.
+        async for entry in self._entries.find(condition, {"_id": 1}, batch_size=AT_ONCE):
+            keys.append(entry["_id"])
+            if len(keys) == AT_ONCE:
+                evicted += await self._delete(keys, condition)
+                keys = []
+        return evicted + await self._delete(keys, condition)
 
-    async def _next(self, condition: Document, last: Document) -> list[Document]:
-        fields = {"exchange": 1, "pinned": 1}
-        return await self._entries.find({"$and": [condition, last]}, fields, sort=[("_id", 1)], limit=AT_ONCE).to_list()
-
-    async def _delete(self, operations: list[DeleteOne]) -> int:
-        done = await self._entries.bulk_write(operations, ordered=False)
+    async def _delete(self, keys: list[bytes], condition: Document) -> int:
+        """Delete those that are still so; how many."""
+        if not keys:
+            return 0
+        done = await self._entries.delete_many({"$and": [{"_id": {"$in": keys}}, condition]})
         if done.deleted_count:
             await entries.changed(self._database)
         return done.deleted_count
@@ -69,7 +64,8 @@ class Eviction:
             unused = _fewest(await self._longest_unused(), size - answer_bytes)
             if not unused:
                 break
-            deleted = await self._delete([DeleteOne({**each, "pinned": False}) for each in unused])
+            still = {"pinned": False, "used_ns": {"$lte": unused[-1]["used_ns"]}}
+            deleted = await self._delete([each["_id"] for each in unused], still)
             evicted += deleted
             size -= sum(each["size"] for each in unused)
             if deleted < len(unused) or size <= answer_bytes:
@@ -80,7 +76,7 @@ class Eviction:
     async def _longest_unused(self) -> list[Document]:
         return await self._entries.find(
             {"pinned": False},
-            {"exchange": 1, "hits": 1, "size": 1},
+            {"used_ns": 1, "size": 1},
             sort=[("used_ns", 1), ("_id", 1)],
             hint="used",
             limit=AT_ONCE,

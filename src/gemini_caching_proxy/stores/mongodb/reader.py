@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, cast
 from uuid import UUID
 
+import bson
 from bson import Binary
 from bson.binary import UUID_SUBTYPE
 from pymongo import DESCENDING
@@ -18,7 +19,7 @@ from gemini_caching_proxy.stores.codec import Codec
 from gemini_caching_proxy.stores.marks import chain_mark, response_mark
 
 from . import state
-from .connection import Database, Document
+from .connection import CODEC, Database, Document
 from .documents import references_of, restored
 from .parts import PartReader
 from .schema import GAPS, INTERACTIONS, PARTS, POSITIONS
@@ -147,9 +148,12 @@ async def ids_starting_with(database: Database, name: str, digits: str, *, field
 async def ids_ending_in(database: Database, name: str, digits: str, *, field: str = "_id") -> list[UUID]:
     """At most two; walks the index of ids."""
     found: list[UUID] = []
-    async for document in database[name].find({}, {"_id": field == "_id", field: 1}).hint([(field, 1)]):
-        if document[field].hex.endswith(digits):
-            found.append(document[field])
+    whole_bytes = bytes.fromhex(digits[len(digits) % 2 :])
+    cursor = database[name].find_raw_batches({}, {"_id": field == "_id", field: 1}, hint=[(field, 1)])
+    async for batch in cast(AsyncIterator[bytes], cursor):
+        if whole_bytes in batch:
+            ids = (document[field] for document in bson.decode_all(batch, CODEC))
+            found += [each for each in ids if each.hex.endswith(digits)]
             if len(found) > 1:
                 break
-    return found
+    return found[:2]

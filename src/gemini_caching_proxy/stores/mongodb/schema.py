@@ -65,23 +65,25 @@ INDEXES: Final[dict[str, list[IndexModel]]] = {
     ],
     CACHE: [
         _index("exchange", ("exchange", ASCENDING)),
-        _index(
-            "time",
-            *(("stored_ns", DESCENDING), ("_id", DESCENDING), ("facet", ASCENDING), ("kind", ASCENDING)),
-            *(("pinned", ASCENDING), ("size", ASCENDING)),
-        ),
+        _index("time", ("stored_ns", DESCENDING), ("_id", DESCENDING)),
+        _index("facet", ("facet", ASCENDING), ("stored_ns", DESCENDING), ("_id", DESCENDING)),
         _index(
             "conversation",
             *(("conversation", ASCENDING), ("stored_ns", DESCENDING), ("_id", DESCENDING)),
             partialFilterExpression={"conversation": {"$exists": True}},
         ),
-        _index("used", ("used_ns", ASCENDING), ("_id", ASCENDING), partialFilterExpression={"pinned": False}),
         _index(
             "pinned",
             *(("stored_ns", DESCENDING), ("_id", DESCENDING)),
             partialFilterExpression={"pinned": True},
         ),
-        _index("sizes", ("pinned", ASCENDING), ("kind", ASCENDING), ("size", ASCENDING)),
+        _index(
+            "errors",
+            *(("stored_ns", DESCENDING), ("_id", DESCENDING)),
+            partialFilterExpression={"kind": "error"},
+        ),
+        _index("used", ("used_ns", ASCENDING), ("_id", ASCENDING), partialFilterExpression={"pinned": False}),
+        _index("size", ("size", ASCENDING)),
         _index(
             "hits",
             *(("hits", ASCENDING), ("saved_nanousd", ASCENDING), ("saved_us", ASCENDING)),
