@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -124,8 +125,12 @@ def _readable_headers(template: bytes) -> list[Document]:
 
 def values_apart(template: bytes, headers: Headers) -> list[str]:
     """The values that a template of these headers leaves out, in order."""
-    pairs = zip(_template_decoder.decode(template), headers, strict=True)
-    return [value.decode("latin-1") for (_, kept), (_, value) in pairs if kept is None]
+    return [headers[place][1].decode("latin-1") for place in _places_apart(template)]
+
+
+@lru_cache(maxsize=1024)
+def _places_apart(template: bytes) -> tuple[int, ...]:
+    return tuple(place for place, (_, value) in enumerate(_template_decoder.decode(template)) if value is None)
 
 
 class PartWriter:
