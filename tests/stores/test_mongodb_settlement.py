@@ -24,7 +24,7 @@ from gemini_caching_proxy.stores.base import Query, StatsGroup, StatsRow
 from gemini_caching_proxy.stores.codec import Codec
 from gemini_caching_proxy.stores.facets import Facet, facet_digest
 from gemini_caching_proxy.stores.histogram import MOST_BUCKETS, encode, merge_encoded
-from gemini_caching_proxy.stores.mongodb import schema, state
+from gemini_caching_proxy.stores.mongodb import schema, state, statistics
 from gemini_caching_proxy.stores.mongodb.connection import Client, Database, database_of, make_client
 from gemini_caching_proxy.stores.mongodb.documents import sketch
 from gemini_caching_proxy.stores.mongodb.facets import Facets
@@ -454,6 +454,25 @@ def test_whatever_happens_in_whatever_order_each_counts_once(uri: str, course: l
     asyncio.run(main())
 
 
+def test_what_is_remembered_is_not_believed_when_the_database_was_put_back(uri: str) -> None:
+    """To an earlier state: from a backup, or because a primary was lost with what it had not passed on."""
+
+    async def main() -> None:
+        async with bench(uri) as it:
+            settlement = it.settlement()
+            await it.add(some(6))
+            assert await settlement.settle()
+            for name in ("gemini_rollups", "gemini_cache"):
+                await it.database[name].delete_many({})
+            earlier = {"settled": 0, "exchanges": 0, "body_bytes": 0}
+            await it.database[schema.STATE].update_one({"_id": "state"}, {"$set": earlier})
+            assert await settlement.settle()
+            await settlement.aclose()
+            await it.check()
+
+    asyncio.run(main())
+
+
 def test_two_may_settle_at_once(uri: str) -> None:
     """And write at once, each with its own sequence numbers."""
 
@@ -613,6 +632,33 @@ def test_a_question_may_be_overtaken_at_any_step(uri: str, query: Query) -> None
     asyncio.run(main())
 
 
+def test_a_combination_that_comes_up_meanwhile_is_not_counted_with_those_asked_for(uri: str) -> None:
+    """Rollups of a model answer for hits as long as the model has nothing but hits."""
+
+    async def main() -> None:
+        async with bench(uri) as it:
+            settlement = it.settlement()
+            source = recorded(model="other", started_ns=NOW_NS)
+            await it.add([source])
+            for at in range(100):
+                model = f"all-hits-{at}"
+                await it.add([served(source, model=model, operation=name, started_ns=NOW_NS) for name in "abc"])
+                assert await settlement.settle()
+
+                async def overtake(model: str = model) -> None:
+                    await it.add([exchange(model=model, started_ns=NOW_NS + HOUR_NS)])
+                    assert await settlement.settle()
+
+                fate = Meanwhile(at, overtake)
+                (row,) = await it.statistics(fate).rows(Query(model=model, verdict=Verdict.HIT), None)
+                assert row.exchanges == 3
+                if not fate.met:
+                    break
+            await settlement.aclose()
+
+    asyncio.run(main())
+
+
 def test_half_settled_ranges_are_told_apart_one_by_one(uri: str) -> None:
     """Rollups are read while a range is half in them: some count it, some do not yet."""
 
@@ -653,8 +699,12 @@ async def _set_back(it: Bench, name: str, rollup: Any, through: int) -> None:
     await collection.update_one({"_id": name}, {"$set": values})
 
 
-def test_an_exchange_written_at_the_second_attempt_counts_once_for_its_words(uri: str) -> None:
-    """Its texts can carry the numbers of both attempts."""
+@pytest.mark.parametrize("listed", [1, 1000])
+def test_an_exchange_written_at_the_second_attempt_counts_once_for_its_words(
+    uri: str, monkeypatch: pytest.MonkeyPatch, listed: int
+) -> None:
+    """Its texts can carry the numbers of both attempts, and be found far apart."""
+    monkeypatch.setattr(statistics, "LISTED", listed)
 
     async def main() -> None:
         async with bench(uri) as it:
@@ -662,11 +712,11 @@ def test_an_exchange_written_at_the_second_attempt_counts_once_for_its_words(uri
             old = exchange(asked="osprey one", answer="nothing")
             first, _ = await state.draw(it.database, "gone", 5)
             await state.close(it.database, "gone")
-            await it.add([both, old])
+            await it.add([exchange(asked="heron", answer="kite"), both, old])
             texts = it.database["gemini_texts"]
             parts = {"_id": {"$nin": [both.id, old.id]}, "exchange": {"$in": [both.id, old.id]}}
             assert (await texts.update_many(parts, {"$set": {"sequence": first}})).modified_count == 2
-            for word, count in (("heron", 1), ("osprey", 1), ("one", 2), ("two", 1), ("heron two", 1), ("three", 0)):
+            for word, count in (("heron", 2), ("osprey", 1), ("one", 2), ("two", 1), ("heron two", 1), ("three", 0)):
                 (row,) = await it.statistics().rows(Query(contains=word), None)
                 assert (word, row.exchanges) == (word, count)
 
