@@ -22,6 +22,8 @@ SHORTEST_PREFIX = 2
 LONGEST_WORD = 200
 """Characters; of a longer word this much is looked up."""
 _TOKEN = re.compile("(?:[^\\W_]|[\ue000-\uf8ff])+")
+_ASCII_WORDS = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 0x20 for code in range(0x80)).ljust(0x100)
+"""For `bytes.translate`: letters and digits in lower case, all else a space."""
 _FOLDING_LIMIT = 200_000
 """How far into a text a match is looked for without its accents, which is slow."""
 
@@ -33,13 +35,21 @@ def indexable(text: str) -> str:
 
 def tokens(text: str) -> list[str]:
     """The words of a text in order, without case and accents: what a store looks up that keeps words itself."""
-    plain = text.lower() if text.isascii() else _fold(indexable(text))
-    return [word[:LONGEST_WORD] for word in _TOKEN.findall(plain)]
+    return [word[:LONGEST_WORD] for word in _words(text)]
 
 
 def index_words(text: str) -> list[str]:
     """The distinct words of a text, as `tokens` has them."""
-    return list(dict.fromkeys(tokens(text)))
+    words = dict.fromkeys(_words(text))
+    if any(map(LONGEST_WORD.__lt__, map(len, words))):
+        words = dict.fromkeys(word[:LONGEST_WORD] for word in words)
+    return list(words)
+
+
+def _words(text: str) -> list[str]:
+    if text.isascii():
+        return text.encode().translate(_ASCII_WORDS).decode().split()
+    return _TOKEN.findall(_fold(indexable(text)))
 
 
 def words_of(typed: str) -> list[str]:

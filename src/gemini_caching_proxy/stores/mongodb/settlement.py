@@ -174,7 +174,6 @@ class Settlement:
             fold.count(document, self._scopes.facets[document["facet"]])
         await self._rollups.add(fold.additions(self._scopes.scopes), through)
         await entries.settle(self._database, documents)
-        await entries.settle(self._database, documents)
 
     async def _finish(self, seen: State, documents: Sequence[Document]) -> None:
         body_bytes = sum(each["request"]["bytes"] + each.get("response", {}).get("bytes", 0) for each in documents)
