@@ -32,12 +32,13 @@ from gemini_caching_proxy.stores.facets import INT64_MAX, bounded
 from . import entries, state
 from .connection import Database, Document
 from .leases import SECONDS, Lease
+from .pace import Pace
 from .schema import CACHE, INTERACTIONS, STATE, TEXTS
 from .settlement import Settlement
 from .sweeping import Sweep, forget_texts
 
 AT_ONCE: Final = 300
-"""Exchanges that one step deletes."""
+"""Exchanges that one step deletes at most."""
 WAIT_S: Final = SECONDS + 5
 """How long another prune is waited for; one that died is taken over within this time."""
 SETTLE_S: Final = 30
@@ -138,13 +139,16 @@ class Pruning:
     async def _delete_exchanges(self, tenure: Tenure, older_than_ns: int) -> int:
         settled = (await state.look(self._database)).settled
         deleted, last = 0, (-INT64_MAX, 0)
-        while documents := await self._old(older_than_ns, settled, last):
+        pace = Pace(AT_ONCE)
+        while documents := await self._old(older_than_ns, settled, last, pace.size):
             await tenure.keep()
             last = (documents[-1]["started_ns"], documents[-1]["sequence"])
+            began = monotonic()
             deleted += await self._delete(tenure, documents)
+            pace.learn(monotonic() - began)
         return deleted
 
-    async def _old(self, older_than_ns: int, settled: int, last: tuple[int, int]) -> list[Document]:
+    async def _old(self, older_than_ns: int, settled: int, last: tuple[int, int], limit: int) -> list[Document]:
         """The next after `last`, oldest first: exchanges of pinned entries stay where they are."""
         started_ns, sequence = last
         return (
@@ -158,7 +162,7 @@ class Pruning:
                 dict.fromkeys(("started_ns", "sequence", "request.bytes", "response.bytes"), 1),
                 sort=[("started_ns", 1), ("sequence", 1)],
                 hint="time",
-                limit=AT_ONCE,
+                limit=limit,
             )
             .to_list()
         )

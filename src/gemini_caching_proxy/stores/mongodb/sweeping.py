@@ -28,20 +28,19 @@ from pymongo import DeleteOne, ReturnDocument, UpdateOne
 from . import state
 from .connection import Database, Document
 from .files import Files
+from .pace import Pace
 from .schema import INTERACTIONS, PARTS, STATE, TEXTS
 
 T = TypeVar("T")
 
-OWNERS: Final = 2000
-"""That one look for orphans checks."""
+OWNERS: Final = 5000
+"""Parts whose owners one look for orphans checks."""
 ORPHANS: Final = 50_000
 """For which heirs are looked for at once; each look goes through all exchanges."""
 AT_ONCE: Final = 500
-"""Parts that one step gives away or deletes."""
+"""Parts that one step gives away or deletes at most."""
 MOST_LOOKED_AT: Final = 50_000
-"""Exchanges, or rather sequence numbers, that one step of that look goes through; it begins with few."""
-STEP_S: Final = 0.3
-"""How long such a step should take."""
+"""Exchanges, or rather sequence numbers, that one step of that look goes through at most."""
 PAUSE_S: Final = 0.05
 ZERO: Final = UUID(int=0)
 
@@ -66,6 +65,7 @@ class Sweep:
         self._texts = database[TEXTS]
         self._files = Files(database)
         self._tenure = tenure
+        self._giving, self._deleting = Pace(AT_ONCE), Pace(AT_ONCE)
         self._epoch = 0
         self._last = 0
         """Exchanges up to this sequence number may use parts without having marked them."""
@@ -132,17 +132,10 @@ class Sweep:
 
     async def _owners(self, last: UUID) -> list[UUID]:
         """The next owners of parts, in order."""
-        cursor = await self._parts.aggregate(
-            [
-                {"$match": {"owner": {"$gt": last}}},
-                {"$sort": {"owner": 1}},
-                {"$group": {"_id": "$owner"}},
-                {"$sort": {"_id": 1}},
-                {"$limit": OWNERS},
-            ],
-            hint="owner",
+        cursor = self._parts.find(
+            {"owner": {"$gt": last}}, {"_id": 0, "owner": 1}, sort=[("owner", 1)], hint="owner", limit=OWNERS
         )
-        return [each["_id"] async for each in cursor]
+        return list(dict.fromkeys([each["owner"] async for each in cursor]))
 
     async def _sequences(self, exchanges: Iterable[UUID]) -> dict[UUID, int]:
         """Of those that are there."""
@@ -165,13 +158,15 @@ class Sweep:
                 for part in each["parts"]:
                     if part in orphans:
                         oldest[part] = min(through, oldest.get(part, through))
-        for some in _some(oldest.keys() & orphans.keys(), AT_ONCE):
+        inherited = [part for digest, part in orphans.items() if digest in oldest]
+        for some in self._giving.portions(inherited):
             await self._tenure.keep()
-            await self._give([orphans[digest] for digest in some], oldest)
+            await self._give(some, oldest)
+        unused = [part for digest, part in orphans.items() if digest not in oldest]
         deleted = 0
-        for some in _some(orphans.keys() - oldest.keys(), AT_ONCE):
+        for some in self._deleting.portions(unused):
             await self._tenure.keep()
-            deleted += await self._delete([orphans[digest] for digest in some])
+            deleted += await self._delete(some)
         return deleted
 
     async def _lists_with(self, orphans: dict[bytes, Document]) -> dict[bytes, Document]:
@@ -188,18 +183,17 @@ class Sweep:
         oldest: dict[bytes, int] = {}
         wanted = set(parts)
         low = await self._first() - 1
-        step = AT_ONCE
+        pace = Pace(MOST_LOOKED_AT)
         while wanted and low < self._last:
             await self._tenure.keep()
             began = monotonic()
-            high = min(low + step, self._last)
+            high = min(low + pace.size, self._last)
             async for document in await self._database[INTERACTIONS].aggregate(_users(low, high, wanted)):
                 for part in wanted.intersection(document["refs"]):
                     oldest[part] = min(document["sequence"], oldest.get(part, document["sequence"]))
             wanted -= oldest.keys()
             low = high
-            took = monotonic() - began
-            step = min(2 * step, MOST_LOOKED_AT) if took < STEP_S else max(step // 2, AT_ONCE)
+            pace.learn(monotonic() - began)
         return oldest
 
     async def _first(self) -> int:
