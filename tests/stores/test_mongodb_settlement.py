@@ -529,6 +529,17 @@ def test_what_another_writer_is_at_is_not_settled(uri: str) -> None:
     asyncio.run(main())
 
 
+def test_a_facet_that_somebody_deleted_does_not_stop_it(uri: str) -> None:
+    async def main() -> None:
+        async with bench(uri) as it:
+            await it.add(some(4))
+            await it.database["gemini_facets"].delete_many({})
+            await it.settle()
+            await it.check()
+
+    asyncio.run(main())
+
+
 # Who.
 
 

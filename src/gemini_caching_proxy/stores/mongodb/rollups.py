@@ -23,8 +23,8 @@ from gemini_caching_proxy.stores.histogram import condense, encode
 from gemini_caching_proxy.stores.tallies import GRAINS, HOUR_S, SECOND_NS, SUM_COLUMNS, Measure, Tally
 
 from .connection import Database, Document, only_duplicates
-from .documents import facet_of
-from .schema import FACETS, ROLLUPS
+from .documents import SUMMARY_FIELDS, facet_of
+from .schema import FACETS, INTERACTIONS, ROLLUPS
 
 ALL: Final = "all"
 FACET: Final = "facet"
@@ -167,6 +167,11 @@ class Scopes:
             return
         async for document in self._database[FACETS].find({"_id": {"$in": list(unknown)}}):
             self.of(document["_id"], facet_of(document))
+        for digest in unknown - self.facets.keys():
+            # Somebody deleted it, which must not stop what else there is to settle: an exchange says as much.
+            document = await self._database[INTERACTIONS].find_one({"facet": digest}, SUMMARY_FIELDS)
+            assert document is not None, "whoever asks has read one"
+            self.of(digest, facet_of(document))
 
     def of(self, digest: bytes, facet: Facet) -> tuple[str, ...]:
         """Those of this facet."""

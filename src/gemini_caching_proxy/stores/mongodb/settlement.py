@@ -28,7 +28,7 @@ from .state import State
 
 LONGEST_RANGE: Final = 2000
 """Sequence numbers that are settled at once."""
-PATIENCE_S: Final = 2.0
+PATIENCE_S: Final = 0.5
 """How long one call goes on; what is left then is settled in the background or by the next."""
 PAUSE_S: Final = 0.5
 """Before the background looks whether something is left, and before a lease nobody needs is given back."""
