@@ -169,9 +169,9 @@ class Scopes:
             self.of(document["_id"], facet_of(document))
         for digest in unknown - self.facets.keys():
             # Somebody deleted it, which must not stop what else there is to settle: an exchange says as much.
-            document = await self._database[INTERACTIONS].find_one({"facet": digest}, SUMMARY_FIELDS)
-            assert document is not None, "whoever asks has read one"
-            self.of(digest, facet_of(document))
+            found = await self._database[INTERACTIONS].find_one({"facet": digest}, SUMMARY_FIELDS)
+            assert found is not None, "whoever asks has read one"
+            self.of(digest, facet_of(found))
 
     def of(self, digest: bytes, facet: Facet) -> tuple[str, ...]:
         """Those of this facet."""
