@@ -7,7 +7,7 @@ import itertools
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from bson import ObjectId
 from gridfs import GridFSBucket
 from kinds import Door, database_uri
-from pymongo import MongoClient, monitoring
+from pymongo import MongoClient
 
 from factories import NOW_NS, body, chain_of, content, exchange, part, recorded, request_pieces
 from gemini_caching_proxy.errors import NotFound, StoreUnavailable
@@ -29,23 +29,6 @@ from gemini_caching_proxy.stores.mongodb.leases import Lease
 from mongod import shared_server
 
 LARGE = 9 * 1024 * 1024
-
-
-class Commands(monitoring.CommandListener):
-    """Calls `armed` when a command is about to be sent by a client of this process."""
-
-    armed: Callable[[str], None] | None = None
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if self.armed is not None:
-            self.armed(event.command_name)
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
-    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
-
-
-COMMANDS = Commands()
-monitoring.register(COMMANDS)
 
 
 @pytest.fixture
@@ -300,7 +283,8 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from kinds import Door
 from factories import NOW_NS
-from test_mongodb_pruning import COMMANDS, in_small_steps
+from commands import COMMANDS
+from test_mongodb_pruning import in_small_steps
 
 in_small_steps()
 for line in sys.stdin:
