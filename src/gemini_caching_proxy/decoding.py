@@ -95,6 +95,7 @@ def _as_served(exchange: Exchange) -> Exchange:
         usage=None,
         price=Price(0, 0, 0, exchange.price.model_ref if exchange.price is not None else ""),
         response_text=exchange.response_text[:SERVED_TEXT_CHARS],
+        response_pieces=exchange.response_pieces if _has_parts(exchange.response_pieces) else (),
         cache=replace(use, saved_nanousd=saved),
     )
 
@@ -126,7 +127,12 @@ def _pieces(pieces: tuple[Piece, ...], headers: Headers, body: Body) -> tuple[Pi
         return ()
     if b"".join([piece.data for piece in pieces]) != body.data:
         raise ValueError("the parts of a body do not join to the body")
-    return pieces
+    # One piece that is no part says nothing, and would keep a store from keeping the whole body once.
+    return pieces if _has_parts(pieces) or any(piece.text for piece in pieces) else ()
+
+
+def _has_parts(pieces: tuple[Piece, ...]) -> bool:
+    return any(piece.digest is not None for piece in pieces)
 
 
 def _first_content_us(response: Response | None, decoded: Decoded, ends: tuple[int, ...]) -> int | None:
