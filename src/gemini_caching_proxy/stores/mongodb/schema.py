@@ -98,6 +98,11 @@ INDEXES: Final[dict[str, list[IndexModel]]] = {
     STATE: [],
 }
 
+SMALL_INDEXES: Final[Document] = {
+    "storageEngine": {"wiredTiger": {"configString": "block_compressor=zstd,allocation_size=512B"}}
+}
+"""Indexes are not compressed unless told; words make up most of them, and compress well."""
+
 VALIDATOR: Final[Document] = {
     "$jsonSchema": {
         "bsonType": "object",
@@ -160,7 +165,8 @@ async def complete(database: Database, uri: str) -> None:
     if await version_of(database, uri) == VERSION:
         return
     for name, indexes in INDEXES.items():
-        await _make(database, name, {"validator": VALIDATOR} if name == INTERACTIONS else {})
+        own = {"validator": VALIDATOR} if name == INTERACTIONS else {}
+        await _make(database, name, {"indexOptionDefaults": SMALL_INDEXES, **own})
         if indexes:
             await database[name].create_indexes(indexes)
     await _make(database, FULL, {"viewOn": INTERACTIONS, "pipeline": full_pipeline()})
@@ -177,8 +183,12 @@ async def _make(database: Database, name: str, options: Document) -> None:
     except CollectionInvalid:
         return
     except OperationFailure as error:
-        if error.code != _NAMESPACE_EXISTS:
+        if error.code == _NAMESPACE_EXISTS:
+            return
+        if "indexOptionDefaults" not in options:
             raise
+        # Hosted servers may not let others choose how they store.
+        await _make(database, name, {key: value for key, value in options.items() if key != "indexOptionDefaults"})
 
 
 NEW_STATE: Final[Document] = {
