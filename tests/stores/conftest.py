@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kinds import KINDS, Door, drop_databases
+from kinds import COMMON_KINDS, Door, drop_databases
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _databases_dropped(tmp_path: Path) -> Iterator[None]:
     drop_databases(tmp_path)
 
 
-@pytest.fixture(params=sorted(KINDS))
+@pytest.fixture(params=COMMON_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -26,7 +26,7 @@ def store(kind: str, tmp_path: Path) -> Iterator[Door]:
         yield door
 
 
-@pytest.fixture(params=sorted(KINDS), scope="module")
+@pytest.fixture(params=COMMON_KINDS, scope="module")
 def lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """One store for many examples."""
     with Door(str(request.param), tmp_path_factory.mktemp("lasting")) as door:

@@ -13,13 +13,9 @@ from typing import Any
 from pymongo import MongoClient
 
 from gemini_caching_proxy.stores.base import ExchangeStore
+from gemini_caching_proxy.stores.mongodb import MongoDBStore
 from gemini_caching_proxy.stores.sqlite import SQLiteStore
 from mongod import database_name, shared_replica_set, shared_server, with_database
-
-try:
-    from gemini_caching_proxy.stores.mongodb import MongoDBStore
-except ImportError:
-    MongoDBStore = None
 
 _DATABASES: dict[Path, str] = {}
 """URIs of the databases that this process used, by the folders that they stand for."""
@@ -41,13 +37,13 @@ def drop_databases(folder: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], ExchangeStore]] = {
     "sqlite": lambda folder: SQLiteStore(folder / "store.sqlite3"),
+    "mongodb": lambda folder: MongoDBStore(database_uri(folder, shared_server())),
+    "mongodb-replicas": lambda folder: MongoDBStore(database_uri(folder, shared_replica_set())),
 }
 """Each makes a store, not yet opened, that keeps its exchanges in (or for) a folder: the same folder, the same
 exchanges."""
-
-if MongoDBStore:
-    KINDS["mongodb"] = lambda folder: MongoDBStore(database_uri(folder, shared_server()))
-    KINDS["mongodb-replicas"] = lambda folder: MongoDBStore(database_uri(folder, shared_replica_set()))
+COMMON_KINDS = ("mongodb", "sqlite")
+"""Those that every test of the contract runs on; `test_replica_set.py` has what runs on a replica set."""
 
 
 class Door:

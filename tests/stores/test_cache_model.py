@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from kinds import KINDS, Door
+from kinds import COMMON_KINDS, Door
 
 from factories import NOW_NS, exchange, exchange_id, recorded, response, served
 from gemini_caching_proxy.exchange import Exchange, Failure, FailureKind, Timing, Verdict
@@ -266,7 +266,11 @@ class CacheModel(RuleBasedStateMachine):
             assert self.store.get(each.id) == each
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind == "sqlite" else [pytest.mark.slow]) for kind in COMMON_KINDS],
+)
+@pytest.mark.timeout(300)
 def test_entries_behave_as_a_plain_dict_does(kind: str) -> None:
     machine = type("Machine", (CacheModel,), {"kind": kind})
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=25, deadline=None))

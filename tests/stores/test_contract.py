@@ -19,7 +19,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from kinds import KINDS, Door
+from kinds import COMMON_KINDS, KINDS, Door
 from strategies import exchanges
 
 from factories import (
@@ -381,7 +381,7 @@ any_queries = st.fixed_dictionaries({}, optional=FIELDS).map(lambda fields: Quer
 POPULATION = varied(random.Random(5), 150)
 
 
-@pytest.fixture(params=sorted(KINDS), scope="module")
+@pytest.fixture(params=COMMON_KINDS, scope="module")
 def populated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     with Door(str(request.param), tmp_path_factory.mktemp("populated")) as door:
         for start in range(0, len(POPULATION), 40):
