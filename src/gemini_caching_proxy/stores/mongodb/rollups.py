@@ -1,8 +1,8 @@
 """Rollups as they are written: sums of the exchanges of a range of sequence numbers, added to documents once.
 
 An exchange counts in one document per grain and scope. A scope is everything (`all`), one value of a dimension
-(`model:gemini-2.5-flash`), or one facet (`facet:<digest in hex>`); so a question about one value reads one document per
-hour, day or block. `through` is the last range that a document has in it: whoever adds a range again finds it done.
+(`model:gemini-2.5-flash`, `verdict:hit`), or one facet (`facet:<digest in hex>`); so a question about one value reads
+one document per hour, day or block. `through` is the last range that a document has in it: whoever adds a range again finds it done.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def measured(document: Document) -> Measure:
 
 
 def scopes_of(digest: bytes, facet: Facet) -> tuple[str, ...]:
-    """Where exchanges of a facet count."""
+    """Where exchanges of a facet count: all, the value of each dimension, the cache's verdict, the facet."""
     values = (f"{dimension}:{facet.group_key(dimension)}" for dimension in DIMENSIONS)
-    return (ALL, *values, f"{FACET}:{digest.hex()}")
+    return (ALL, *values, f"verdict:{facet.verdict or ''}", f"{FACET}:{digest.hex()}")
 
 
 class Key(NamedTuple):

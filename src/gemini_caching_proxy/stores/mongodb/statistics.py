@@ -31,7 +31,7 @@ from .connection import Database, Document
 from .facets import Facets
 from .filters import Choice, Terms, conditions
 from .keys import Keys
-from .rollups import DIMENSIONS, FOLDED, Key, Scopes, measured
+from .rollups import ALL, DIMENSIONS, FACET, FOLDED, Key, Scopes, measured
 from .schema import INTERACTIONS
 from .search import Match, Search
 from .sums import ChosenScopes, add_exchanges, rollup_rows
@@ -41,7 +41,7 @@ ASKED_TOGETHER: Final = 100
 LISTED: Final = 1000
 """Exchanges found by their words that are added up at a time."""
 _SECONDS: Final = dict(GRAINS)
-_ALL, _FACET = 0, len(DIMENSIONS) + 1
+_ALL, _FACET = 0, len(DIMENSIONS) + 2
 """Places in `rollups.scopes_of`."""
 
 
@@ -148,13 +148,13 @@ class Statistics:
         dimension = None if group in (None, "day", "hour") else group
         if matching is None:
             if dimension is None:
-                return _Plan(_ALL, ("all",))
+                return _Plan(_ALL, (ALL,))
             # Up to the character after the colon: every value.
             return _Plan(1 + DIMENSIONS.index(dimension), {"$gte": f"{dimension}:", "$lt": f"{dimension};"})
         known = [(digest, self._scopes.of(digest, facet)) for digest, facet in self._facets.items()]
         wanted = set(matching)
-        found = [_Plan(_FACET, tuple(sorted(f"facet:{digest.hex()}" for digest in wanted)))]
-        for place in (1 + DIMENSIONS.index(each) for each in ([dimension] if dimension else DIMENSIONS)):
+        found = [_Plan(_FACET, tuple(sorted(f"{FACET}:{digest.hex()}" for digest in wanted)))]
+        for place in range(_FACET) if dimension is None else [1 + DIMENSIONS.index(dimension)]:
             scopes = {values[place] for digest, values in known if digest in wanted}
             if all(digest in wanted for digest, values in known if values[place] in scopes):
                 found.append(_Plan(place, tuple(sorted(scopes))))
