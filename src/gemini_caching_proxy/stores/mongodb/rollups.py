@@ -2,7 +2,8 @@
 
 An exchange counts in one document per grain and scope. A scope is everything (`all`), one value of a dimension
 (`model:gemini-2.5-flash`, `verdict:hit`), or one facet (`facet:<digest in hex>`); so a question about one value reads
-one document per hour, day or block. `through` is the last range that a document has in it: whoever adds a range again finds it done.
+one document per hour, day or block. `through` is the last range that a document has in it: whoever adds a range again
+finds it done.
 """
 
 from __future__ import annotations
