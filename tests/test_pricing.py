@@ -1,8 +1,11 @@
 import json
 from datetime import UTC, datetime
+from time import time_ns
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gemini_caching_proxy.exchange import Price, Usage
 from gemini_caching_proxy.pricing import price
@@ -160,3 +163,30 @@ def test_openais_own_models_are_priced_under_its_name() -> None:
     found = price("gpt-4o-mini-2024-07-18", usage(input_tokens=1000, cached_tokens=0, output_tokens=0), "openai")
     assert found is not None
     assert found.total_nanousd == 150_000
+
+
+COUNTS = st.sampled_from([None, 0, 1, 7, 1_000, 30_000, 59_999])
+DETAILS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "modality": st.sampled_from(["TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT"]),
+            "tokenCount": st.integers(0, 40_000),
+        }
+    ),
+    max_size=3,
+)
+MODELS = st.sampled_from(
+    ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-3-pro-preview", "gemini-2.5-flash-image", "gemini-embedding-001"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(model=MODELS, counts=st.tuples(*[COUNTS] * 4), asked=DETAILS, said=DETAILS, tier=st.sampled_from([None, "flex"]))
+def test_remembered_rates_give_the_lists_price(
+    model: str, counts: tuple[int | None, ...], asked: list[object], said: list[object], tier: str | None
+) -> None:
+    given_, cached, out, thoughts = counts
+    raw = json.dumps({"promptTokensDetails": asked, "candidatesTokensDetails": said}).encode()
+    usage = Usage(given_, cached, out, thoughts, None, None, tier, raw)
+    # Without a time the list itself is asked.
+    assert price(model, usage, "gemini", at_ns=time_ns()) == price(model, usage, "gemini")

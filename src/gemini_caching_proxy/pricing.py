@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from .exchange import Price, Usage
+
+if TYPE_CHECKING:
+    from genai_prices.types import PriceCalculation
 
 PROVIDER_IDS = {"gemini": "google", "vertex": "google", "openai": "openai", "anthropic": "anthropic"}
 NANO = Decimal(1_000_000_000)
@@ -45,27 +50,39 @@ def price(model: str, usage: Usage, provider: str, *, at_ns: int | None = None) 
     `at_ns`: when (Unix time in nanoseconds), for prices that changed; None = now. Flex and priority tiers have their
     own price where the list has one, else the standard price.
     """
-    # Its data is 30,000 lines of Python: only a process that prices pays for it.
-    from genai_prices import Usage as ListUsage
-    from genai_prices import calc_price
-
     counts = _counts(usage)
     if counts is None:
         return None
-    name = _list_name(model)
-    when = datetime.fromtimestamp(at_ns / 1e9, UTC) if at_ns is not None else None
-    context = {"service_tier": usage.service_tier.lower()} if usage.service_tier else None
+    tariff = Tariff(
+        _list_name(model),
+        PROVIDER_IDS.get(provider, provider),
+        usage.service_tier.lower() if usage.service_tier else "",
+    )
+    when_s = None if at_ns is None else at_ns // 1_000_000_000
+    try:
+        if when_s is not None and max(counts["input_tokens"], counts["output_tokens"]) <= SMALL_TOKENS:
+            rates = _rates(tariff, when_s - when_s % QUARTER_S)
+            if rates is not None:
+                return rates.price(counts)
+        return _listed_price(tariff, when_s, counts)
+    except LookupError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What of a usage decides how tokens are priced."""
+
+    model: str
+    provider: str
+    tier: str
+
+
+def _listed_price(tariff: Tariff, when_s: float | None, counts: dict[str, int]) -> Price | None:
+    """As the list's own library has it. Raises LookupError for a model that is not in it."""
     for kept in (counts, _without_modalities(counts)):
         try:
-            cost = calc_price(
-                ListUsage(**kept),
-                name,
-                provider_id=PROVIDER_IDS.get(provider, provider),
-                genai_request_timestamp=when,
-                price_context=context,
-            )
-        except LookupError:
-            return None
+            cost = _cost(tariff, when_s, kept)
         except ValueError:
             # Modality details that contradict the sums: the sums are what is billed.
             continue
@@ -73,6 +90,72 @@ def price(model: str, usage: Usage, provider: str, *, at_ns: int | None = None) 
             _nano(cost.input_price), _nano(cost.output_price), _nano(cost.total_price), model_ref=cost.model.id[:200]
         )
     return None
+
+
+def _cost(tariff: Tariff, when_s: float | None, counts: dict[str, int]) -> PriceCalculation:
+    # Its data is 30,000 lines of Python: only a process that prices pays for it.
+    from genai_prices import Usage as ListUsage
+    from genai_prices import calc_price
+
+    return calc_price(
+        ListUsage(**counts),
+        tariff.model,
+        provider_id=tariff.provider,
+        genai_request_timestamp=None if when_s is None else datetime.fromtimestamp(when_s, UTC),
+        price_context={"service_tier": tariff.tier} if tariff.tier else None,
+    )
+
+
+# The library works out anew for each usage which counts contain which, ten times what the rest of pricing takes. Below
+# the sizes at which tiers begin a price is a sum of rates times counts, so the rates are asked for once.
+
+SMALL_TOKENS = 60_000
+"""Input or output up to which a tariff may have one rate per kind of token; whether it has is tried."""
+QUARTER_S = 900
+"""Prices may depend on the time of day, and change on quarters of an hour."""
+_PROBE = {
+    "input_tokens": SMALL_TOKENS,
+    "output_tokens": SMALL_TOKENS,
+    "cache_read_tokens": 20_000,
+    **{f"input_{modality}_tokens": 14_000 for modality in ("text", "image", "video", "audio")},
+    **{f"cache_{modality}_read_tokens": 4_000 for modality in ("text", "image", "video", "audio")},
+    **{f"output_{modality}_tokens": 14_000 for modality in ("image", "video", "audio")},
+}
+_STEP = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Dollars per token of each count, for small usages of one tariff."""
+
+    model_ref: str
+    inputs: Mapping[str, Decimal]
+    outputs: Mapping[str, Decimal]
+
+    def price(self, counts: Mapping[str, int]) -> Price:
+        given, said = (
+            sum((rates[name] * count for name, count in counts.items() if count), Decimal(0))
+            for rates in (self.inputs, self.outputs)
+        )
+        return Price(_nano(given), _nano(said), _nano(given + said), model_ref=self.model_ref)
+
+
+@lru_cache(maxsize=512)
+def _rates(tariff: Tariff, when_s: int) -> Rates | None:
+    """The rates of a tariff at a time; None if it has no such, or the list does not know the model."""
+    try:
+        whole = _cost(tariff, when_s, _PROBE)
+        without = {name: _cost(tariff, when_s, {**_PROBE, name: count - _STEP}) for name, count in _PROBE.items()}
+    except (LookupError, ValueError):
+        return None
+    rates = Rates(
+        whole.model.id[:200],
+        {name: (whole.input_price - cost.input_price) / _STEP for name, cost in without.items()},
+        {name: (whole.output_price - cost.output_price) / _STEP for name, cost in without.items()},
+    )
+    small = {name: count // 700 for name, count in _PROBE.items()}
+    fits = all(rates.price(counts) == _listed_price(tariff, when_s, counts) for counts in (_PROBE, small))
+    return rates if fits else None
 
 
 def _list_name(model: str) -> str:

@@ -7,9 +7,9 @@ what the next attempt finds as done.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Final
 from uuid import UUID
 
@@ -88,7 +88,7 @@ class Writer:
         return [each for name, each in distinct.items() if name not in known]
 
     async def _write(self, sketches: Sequence[Sketch]) -> int:
-        drawn = monotonic()
+        drawn = _now()
         first, seen = await state.draw(self._database, self._name, len(sketches))
         self._parts.begin(seen.epoch)
         try:
@@ -99,7 +99,7 @@ class Writer:
         await self._insert(FACETS, batch.facets)
         made = await self._parts.write(batch.parts)
         await self._write_texts(batch.texts, made)
-        if monotonic() - drawn > STALE_SECONDS:
+        if _now() - drawn > STALE_SECONDS:
             return await self._write(sketches)
         added = await self._insert(INTERACTIONS, batch.exchanges)
         self._facets.learn(each.facet for each in sketches)
@@ -187,6 +187,12 @@ def _taking(text: Document, made: set[bytes]) -> ReplaceOne[Document] | UpdateOn
     if name == exchange or name in made:
         return ReplaceOne({"_id": name}, text, upsert=True)
     return UpdateOne({"_id": name, "exchange": exchange}, {"$set": {"sequence": text["sequence"]}})
+
+
+def _now() -> float:
+    """Seconds that go on while the machine sleeps: what others take for abandoned goes by that."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def _text(name: UUID | bytes, each: Sketch, sequence: int, words: list[str]) -> Document:
