@@ -179,6 +179,10 @@ class MemoryStore:
             raise NotFound(str(exchange_id))
         return self.data.exchanges[exchange_id]
 
+    async def known(self, ids: Sequence[UUID]) -> frozenset[UUID]:
+        self._trouble("known")
+        return frozenset(ids) & self.data.exchanges.keys()
+
     async def find_chain_tips(self, tips: Sequence[bytes], scope: str) -> Mapping[bytes, ChainMatch]:
         self._trouble("find_chain_tips")
         return {

@@ -172,7 +172,7 @@ class Crash(BaseException):
     """The process dies here."""
 
 
-CRASH_SITES = ["open", "positions", "find_chain_tips", "get", "add", "added", "add_gap", "forget_journal"]
+CRASH_SITES = ["open", "positions", "find_chain_tips", "known", "add", "added", "add_gap", "forget_journal"]
 
 
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

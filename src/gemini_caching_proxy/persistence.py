@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from .conversation import Found, Questions, Threads, Turn
-from .errors import NotFound, StoreCorrupt, StoreError, StoreUnavailable
+from .errors import StoreCorrupt, StoreError, StoreUnavailable
 from .exchange import Exchange
 from .journal import Gap as GapRecord
 from .log import get_logger
@@ -89,16 +89,9 @@ class Persistence:
     async def cache_changes(self) -> int:
         return await self._insist(lambda store: store.cache_changes())
 
-    async def knows(self, exchange_id: UUID) -> bool:
-        async def ask(store: ExchangeStore) -> bool:
-            # Dear for an exchange that is there, which is rare, and cheap for one that is not.
-            try:
-                await store.get(exchange_id)
-            except NotFound:
-                return False
-            return True
-
-        return await self._insist(ask)
+    async def known(self, ids: Sequence[UUID]) -> frozenset[UUID]:
+        """Those of these exchanges that are stored."""
+        return await self._insist(lambda store: store.known(ids))
 
     async def add(self, turns: Sequence[Turn], positions: Sequence[JournalPosition]) -> None:
         """Thread the exchanges and take them in, with the positions that go with them."""

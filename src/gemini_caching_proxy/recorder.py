@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
+from uuid import UUID
 
 from .assembly import OpenExchange, assemble
 from .cache.index import Index
@@ -221,10 +222,13 @@ class Recorder:
             self._reread = False
 
     async def _understood(self, batch: Batch) -> list[Turn]:
+        known = await self._known(batch) if self._reread else frozenset()
         turns = []
         for _, open_exchange in batch.members:
+            if open_exchange.id in known:
+                continue
             exchange = await self._assembled(open_exchange)
-            if exchange is not None and not (self._reread and await self._is_stored(exchange)):
+            if exchange is not None:
                 turns.append(understand(exchange, self._providers, self._index))
             await asyncio.sleep(0)
         return turns
@@ -246,12 +250,11 @@ class Recorder:
             await self._persistence.reject(open_exchange.id.hex(), list(open_exchange.records()))
             return None
 
-    async def _is_stored(self, exchange: Exchange) -> bool:
+    async def _known(self, batch: Batch) -> frozenset[bytes]:
         """Spares decoding what a crashed predecessor stored without getting to say so."""
-        if await self._persistence.knows(exchange.id):
-            self._persistence.counts.duplicates += 1
-            return True
-        return False
+        known = await self._persistence.known([UUID(bytes=each) for each in batch.ids])
+        self._persistence.counts.duplicates += len(known)
+        return frozenset(each.bytes for each in known)
 
     async def _store_gaps(self, feed: Feed) -> None:
         while feed.gaps:

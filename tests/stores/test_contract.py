@@ -490,6 +490,13 @@ def test_a_wrong_cursor_is_refused(store: Door, cursor: str, query: Query) -> No
         store.list(query, cursor=cursor)
 
 
+def test_what_is_stored_is_known(store: Door) -> None:
+    stored, other = [exchange() for _ in range(3)], exchange()
+    store.add(stored)
+    assert store.known([*(each.id for each in stored), other.id]) == {each.id for each in stored}
+    assert store.known([other.id]) == store.known([]) == frozenset()
+
+
 def test_ids_are_found_by_their_start_or_end(store: Door) -> None:
     one, two = UUID("01920000-0000-7000-8000-0000000000ab"), UUID("01920000-0000-7000-8000-0000000010cd")
     store.add([exchange(id=one), exchange(id=two)])

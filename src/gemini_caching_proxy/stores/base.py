@@ -341,6 +341,10 @@ class ExchangeStore(Protocol):
         """The whole exchange, bodies joined."""
         ...
 
+    async def known(self, ids: Sequence[UUID]) -> frozenset[UUID]:
+        """Those of these exchanges that are stored."""
+        ...
+
     async def resolve(self, prefix: str) -> UUID:
         """The one id that starts with (or ends in) these hex digits. Raises NotFound if none or several."""
         ...

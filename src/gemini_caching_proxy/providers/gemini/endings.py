@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from gemini_caching_proxy.exchange import Headers
-from gemini_caching_proxy.providers.answers import read_answer
 from gemini_caching_proxy.providers.base import Endings
 
-from .dialects import read
+from .dialects import read_body
 
 _NATIVE: Final = frozenset(("generate_content", "stream_generate_content"))
 _WORDS: Final = {
@@ -26,8 +25,7 @@ _WORDS: Final = {
 
 def endings(operation: str, headers: Headers, body: bytes) -> Endings:
     """How an answer of status 200 ended; see `Provider.endings`."""
-    answer = read_answer(headers, body, array_streams=operation in _NATIVE)
-    reading = read(operation, answer, headers)
+    answer, reading = read_body(operation, headers, body, array_streams=operation in _NATIVE)
     return Endings(
         complete=reading.complete and reading.error_message is None and answer.problem is None,
         finish_reasons=tuple(_WORDS.get(reason, reason.upper()) for reason in reading.finish_reasons),

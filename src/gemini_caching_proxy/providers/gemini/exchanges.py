@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from gemini_caching_proxy.bodies import Split, member, read_json, split_request, split_response
 from gemini_caching_proxy.exchange import Headers
-from gemini_caching_proxy.providers.answers import Answer, read_answer
+from gemini_caching_proxy.providers.answers import Answer
 from gemini_caching_proxy.providers.base import Decoded
 from gemini_caching_proxy.providers.blocks import answer_text, thought_text
 from gemini_caching_proxy.providers.reading import Reading
 
-from .dialects import read
+from .dialects import read_body
 
 _CONVERSATIONS = frozenset(
     (
@@ -27,8 +27,8 @@ def decode(
 ) -> Decoded:
     """What the bodies of an exchange say; never raises, and says what it could not read."""
     request = split_request(request_body)
-    answer = read_answer(response_headers, response_body, array_streams=operation.startswith("stream_"))
-    reading = read(operation, answer, response_headers)
+    array_streams = operation.startswith("stream_")
+    answer, reading = read_body(operation, response_headers, response_body, array_streams=array_streams)
     text = answer_text(reading.messages) or reading.error_message or reading.note or answer.text
     return Decoded(
         stream_shape=answer.shape,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -94,7 +95,7 @@ def _identity(exchange: Exchange, facet: Facet, digest: bytes) -> Document:
         "started_ns": Int64(exchange.started_ns),
         "facet": digest,
     }
-    document |= {name: value for name in _FACET_FIELDS if (value := getattr(facet, name)) is not None}
+    document |= _facet_fields(facet)
     document |= {
         "is_error": exchange.is_error,
         "target": clean(exchange.target),
@@ -112,6 +113,11 @@ def _identity(exchange: Exchange, facet: Facet, digest: bytes) -> Document:
     if marks:
         document["marks"] = marks
     return document
+
+
+@lru_cache(maxsize=4096)
+def _facet_fields(facet: Facet) -> Mapping[str, Any]:
+    return {name: value for name in _FACET_FIELDS if (value := getattr(facet, name)) is not None}
 
 
 def _date(microseconds: int) -> datetime:

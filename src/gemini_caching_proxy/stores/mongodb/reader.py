@@ -50,6 +50,11 @@ class Reader:
                 raise NotFound(f"No exchange has the id {exchange_id}.") from None
             raise
 
+    async def known(self, ids: Sequence[UUID]) -> frozenset[UUID]:
+        """See `ExchangeStore.known`."""
+        cursor = self._database[INTERACTIONS].find({"_id": {"$in": list(ids)}}, {"_id": 1})
+        return frozenset([document["_id"] async for document in cursor])
+
     async def resolve(self, prefix: str) -> UUID:
         """See `ExchangeStore.resolve`."""
         digits = prefix.replace("-", "").lower()

@@ -135,6 +135,9 @@ class MongoDBStore:
     async def get(self, exchange_id: UUID) -> Exchange:
         return await self._read(self._reading.reader.get(exchange_id))
 
+    async def known(self, ids: Sequence[UUID]) -> frozenset[UUID]:
+        return await self._read(self._reading.reader.known(ids))
+
     async def resolve(self, prefix: str) -> UUID:
         return await self._read(self._reading.reader.resolve(prefix))
 

@@ -118,6 +118,12 @@ class Reader:
         )
         return digest, *self._codec.unpack_part(packed, size)
 
+    def known(self, ids: Sequence[UUID]) -> frozenset[UUID]:
+        """See `ExchangeStore.known`."""
+        sql = "SELECT 1 FROM exchanges WHERE id = ?"
+        with self._snapshot() as connection:
+            return frozenset(each for each in ids if fetch_one(connection, sql, (each.bytes,)) is not None)
+
     def resolve(self, prefix: str) -> UUID:
         """See `ExchangeStore.resolve`."""
         digits = prefix.replace("-", "").lower()

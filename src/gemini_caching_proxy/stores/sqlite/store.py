@@ -150,6 +150,9 @@ class SQLiteStore:
     async def get(self, exchange_id: UUID) -> Exchange:
         return await self._read(lambda reader: reader.get(exchange_id))
 
+    async def known(self, ids: Sequence[UUID]) -> frozenset[UUID]:
+        return await self._read(lambda reader: reader.known(ids))
+
     async def resolve(self, prefix: str) -> UUID:
         return await self._read(lambda reader: reader.resolve(prefix))
 
