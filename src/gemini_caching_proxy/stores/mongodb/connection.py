@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     AutoReconnect,
@@ -83,8 +83,8 @@ def _unless_given(uri: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def database_of(client: Client) -> Database:
-    """The database that the URI names."""
-    return client.get_default_database(DATABASE, codec_options=CODEC)
+    """The database that the URI names, always as its primary has it: answers must not go back in time."""
+    return client.get_default_database(DATABASE, codec_options=CODEC, read_preference=ReadPreference.PRIMARY)
 
 
 @contextmanager
