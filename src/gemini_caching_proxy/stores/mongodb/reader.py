@@ -22,7 +22,7 @@ from . import state
 from .connection import CODEC, Database, Document
 from .documents import references_of, restored
 from .parts import PartReader
-from .schema import GAPS, INTERACTIONS, PARTS, POSITIONS
+from .schema import GAPS, INTERACTIONS, PARTS, POSITIONS, STATE
 
 _NEWEST: Final = [("started_ns", DESCENDING), ("sequence", DESCENDING)]
 _HEX: Final = re.compile("[0-9a-f]{1,32}")
@@ -70,18 +70,43 @@ class Reader:
 
     async def find_chain_tips(self, tips: Sequence[bytes], scope: str) -> Mapping[bytes, ChainMatch]:
         """See `ExchangeStore.find_chain_tips`."""
-        found = {tip: await self._marked(chain_mark(tip, scope)) for tip in tips}
-        return {tip: match for tip, match in found.items() if match is not None}
+        marks = {chain_mark(tip, scope): tip for tip in tips}
+        found = await self._marked(list(marks))
+        return {marks[mark]: match for mark, match in found.items()}
 
     async def find_response_id(self, response_id: str) -> ChainMatch | None:
         """See `ExchangeStore.find_response_id`."""
-        return await self._marked(response_mark(response_id))
+        mark = response_mark(response_id)
+        return (await self._marked([mark])).get(mark)
 
-    async def _marked(self, mark: bytes) -> ChainMatch | None:
-        document = await self._database[INTERACTIONS].find_one({"marks": mark}, {"conversation": 1}, sort=_NEWEST)
-        if document is None:
-            return None
-        return ChainMatch(document["_id"], document.get("conversation") or document["_id"])
+    async def _marked(self, marks: Sequence[bytes]) -> dict[bytes, ChainMatch]:
+        """For each mark that some exchange has the newest of those, in one question."""
+        if not marks:
+            return {}
+        newest = {
+            "from": INTERACTIONS,
+            "localField": "mark",
+            "foreignField": "marks",
+            "pipeline": [
+                {"$sort": dict(_NEWEST)},
+                {"$limit": 1},
+                {"$project": {"conversation": {"$ifNull": ["$conversation", "$_id"]}}},
+            ],
+            "as": "found",
+        }
+        # The marks are the rows; an aggregation has to begin with some document.
+        cursor = await self._database[STATE].aggregate(
+            [
+                {"$match": {"_id": "state"}},
+                {"$project": {"mark": {"$literal": list(marks)}}},
+                {"$unwind": "$mark"},
+                {"$lookup": newest},
+                {"$unwind": "$found"},
+            ]
+        )
+        return {
+            bytes(row["mark"]): ChainMatch(row["found"]["_id"], row["found"]["conversation"]) async for row in cursor
+        }
 
     async def positions(self) -> Mapping[str, JournalPosition]:
         """See `ExchangeStore.positions`."""
