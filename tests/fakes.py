@@ -150,7 +150,9 @@ class MemoryStore:
     async def aclose(self) -> None:
         pass
 
-    async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult:
+    async def add(
+        self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = (), *, more: bool = False
+    ) -> AddResult:
         self._trouble("add")
         for exchange in exchanges:
             exchange.response_text.encode()  # as any database: no lone surrogates

@@ -32,6 +32,7 @@ from factories import (
 )
 from gemini_caching_proxy.exchange import Exchange, Failure, FailureKind, Price, Timing, Usage
 from gemini_caching_proxy.stores.mongodb import MongoDBStore
+from indexed import index_texts
 from mongod import fresh_database, shared_server
 from mongosh import need_mongosh, run_script
 
@@ -385,6 +386,7 @@ def outcomes(known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     need_mongosh()
     with fresh_database(shared_server()) as database:
         asyncio.run(fill(database.uri, known.exchanges))
+        index_texts(database.uri)
         script = "".join(section.asked() for section in SECTIONS.values())
         told = run_script(script, database.uri, tmp_path_factory.mktemp("home"))
         yield {title: Outcome(found, plan) for title, found, plan in told}

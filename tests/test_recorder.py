@@ -469,7 +469,7 @@ def test_nothing_a_body_holds_stops_the_recorder(settings: Settings) -> None:
 class Refusing(MemoryStore):
     """A store that cannot hold some exchanges, for reasons of its own."""
 
-    async def add(self, exchanges, positions=()):  # type: ignore[no-untyped-def]
+    async def add(self, exchanges, positions=(), *, more=False):  # type: ignore[no-untyped-def]
         for each in exchanges:
             if each.request_body.data == b"never\n" or (each.request_body.data == b"plain\n" and each.usage):
                 raise OverflowError("too big for this store")

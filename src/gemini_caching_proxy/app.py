@@ -173,10 +173,7 @@ class Worker:
         self._every(SWEEP_SECONDS, self._sweep)
         if self._journal is not None:
             self._every(ACCOUNT_SECONDS, self._journal.account_folder)
-        gc.collect()
-        gc.freeze()
-        # Passages and connections free themselves by reference counting: collecting often only costs time.
-        gc.set_threshold(50_000, 20, 100)
+        calm_collector()
         await self._stopping.wait()
         self._downstream.closing = True
         # Connections that are complete but not accepted would be reset: each turn of the loop accepts all there are.
@@ -281,6 +278,13 @@ class Worker:
         return ready, {"status": "ready" if ready else "not ready", **report}
 
 
+def calm_collector() -> None:
+    """Collect garbage seldom: passages, connections and exchanges free themselves by reference counting."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 def make_gate(settings: Settings) -> Gate:
     """The allow-lists that the settings describe."""
     hosts = [settings.host, *settings.allowed_hosts]
@@ -304,6 +308,7 @@ async def _recorder(settings: Settings) -> None:
     stop = asyncio.Event()
     _on_stop(stop.set)
     _say_ready(stop.set)
+    calm_collector()
     await recorder.run(settings, stop)
 
 

@@ -32,14 +32,13 @@ def understand(exchange: Exchange, providers: Mapping[str, Provider], index: Ind
     if provider is None or _is_tunnel(exchange):
         return Turn(exchange)
     try:
-        turn = _understand(exchange, provider)
-        return _indexed(turn, index) if index is not None else turn
+        return _understand(exchange, provider, index)
     except Exception as error:  # noqa: BLE001 - the outermost ring: nothing a body holds may stop the recorder
         log.warning("an exchange could not be decoded", id=str(exchange.id), error=type(error).__name__)
         return Turn(replace(exchange, decode_error=_bounded(f"{type(error).__name__}: {error}")))
 
 
-def _understand(exchange: Exchange, provider: Provider) -> Turn:
+def _understand(exchange: Exchange, provider: Provider, index: Index | None) -> Turn:
     response = exchange.response
     request_plain = uncoded(exchange.request_headers, exchange.request_body.data)
     response_plain = _response_plain(response)
@@ -52,10 +51,14 @@ def _understand(exchange: Exchange, provider: Provider) -> Turn:
     )
     problems = [text for text in (request_plain.error, response_plain.error, decoded.error) if text]
     chain = () if _threadless(exchange.operation) else decoded.conversation
+    model = exchange.model or decoded.model
+    entry = None if index is None else index.entry(exchange if exchange.model else replace(exchange, model=model))
     understood = replace(
         exchange,
+        entry_key=None if entry is None else entry[0],
+        entry_kind=None if entry is None else entry[1],
         stream_shape=decoded.stream_shape,
-        model=exchange.model or decoded.model,
+        model=model,
         model_version=decoded.model_version,
         response_id=decoded.response_id,
         finish_reason=decoded.finish_reason,
@@ -72,13 +75,6 @@ def _understand(exchange: Exchange, provider: Provider) -> Turn:
     texts = {piece.digest: piece.text for piece in decoded.request_pieces if piece.digest is not None}
     continues = None if _threadless(exchange.operation) else decoded.previous_response_id
     return Turn(_as_served(understood), continues, tuple(texts.get(part, "") for part in chain))
-
-
-def _indexed(turn: Turn, index: Index) -> Turn:
-    entry = index.entry(turn.exchange)
-    if entry is None:
-        return turn
-    return replace(turn, exchange=replace(turn.exchange, entry_key=entry[0], entry_kind=entry[1]))
 
 
 def _as_served(exchange: Exchange) -> Exchange:

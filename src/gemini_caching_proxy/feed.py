@@ -16,7 +16,7 @@ from .errors import FormatTooNew
 from .journal import Begin, Gap, JournalReader, Position
 from .stores.base import JournalPosition
 
-BATCH_EXCHANGES = 128
+BATCH_EXCHANGES = 256
 BATCH_BYTES = 8 * 1024 * 1024
 CARRY_SEGMENTS = 2
 """An open exchange is carried over once its begin lies this many segments back."""

@@ -93,13 +93,13 @@ class Persistence:
         """Those of these exchanges that are stored."""
         return await self._insist(lambda store: store.known(ids))
 
-    async def add(self, turns: Sequence[Turn], positions: Sequence[JournalPosition]) -> None:
-        """Thread the exchanges and take them in, with the positions that go with them."""
+    async def add(self, turns: Sequence[Turn], positions: Sequence[JournalPosition], *, more: bool = False) -> None:
+        """Thread the exchanges and take them in, with the positions that go with them; `more` follows at once."""
         questions = self._threads.questions(turns)
         found = await self._insist(lambda store: ask(store, questions))
         exchanges = self._threads.place(turns, found)
         try:
-            result = await self._insist(lambda store: store.add(exchanges, positions))
+            result = await self._insist(lambda store: store.add(exchanges, positions, more=more))
         except (Stopped, StoreError):
             raise
         except Exception as error:  # noqa: BLE001 - a batch with something that no store can hold must not block the rest

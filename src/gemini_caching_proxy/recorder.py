@@ -39,7 +39,7 @@ from .stores.base import ExchangeStore
 
 POLL_SECONDS = 0.04
 READ_BYTES = 1024 * 1024
-ROUND_EXCHANGES = 512
+ROUND_EXCHANGES = 2048
 ROUND_BYTES = 16 * 1024 * 1024
 """A round reads about this much before it stores what ended."""
 LOCK_PATIENCE_SECONDS = 5.0
@@ -207,11 +207,13 @@ class Recorder:
         duplicates = self._persistence.counts.duplicates
         storing: asyncio.Task[None] | None = None
         try:
-            for batch in batches(ended):
+            waiting = list(batches(ended))
+            for number, batch in enumerate(waiting, 1):
                 turns = await self._understood(batch)
                 if storing is not None:
                     await storing
-                storing = asyncio.get_running_loop().create_task(self._store_batch(batch, turns))
+                more = number < len(waiting)
+                storing = asyncio.get_running_loop().create_task(self._store_batch(batch, turns, more=more))
             if storing is not None:
                 await storing
         finally:
@@ -233,11 +235,11 @@ class Recorder:
             await asyncio.sleep(0)
         return turns
 
-    async def _store_batch(self, batch: Batch, turns: Sequence[Turn]) -> None:
+    async def _store_batch(self, batch: Batch, turns: Sequence[Turn], *, more: bool) -> None:
         """One batch of the store: exchanges, and where reading goes on once they are there."""
         positions = {feed: feed.safe_position(batch.ids) for feed in batch.feeds}
         moved = [feed.journal_position(at) for feed, at in positions.items()]
-        await self._persistence.add(turns, moved)
+        await self._persistence.add(turns, moved, more=more)
         for feed, at in positions.items():
             feed.stored(batch.of(feed), at)
         self._heartbeat.changed()

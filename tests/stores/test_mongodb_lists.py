@@ -24,6 +24,7 @@ from gemini_caching_proxy.stores.base import Page, Query, Summary
 from gemini_caching_proxy.stores.mongodb import extents, keys, lists, search
 from gemini_caching_proxy.stores.mongodb.documents import LONGEST_TEXT
 from gemini_caching_proxy.stores.phrases import tokens
+from indexed import index_texts
 from mongod import shared_server
 
 WORDS = ["alpha", "beta", "gamma", "delta", "alphabet", "東", "京", "rare"]
@@ -42,6 +43,10 @@ def database_of(folder: Path) -> Iterator[Collections[dict[str, Any]]]:
     """The collections of the store of this folder, from outside."""
     with MongoClient[dict[str, Any]](database_uri(folder, shared_server()), uuidRepresentation="standard") as client:
         yield client.get_default_database()
+
+
+def index(folder: Path, up_to: int | None = None) -> None:
+    index_texts(database_uri(folder, shared_server()), up_to)
 
 
 def ids(items: Iterable[Any]) -> list[UUID]:
@@ -96,6 +101,8 @@ def populated(folder: Path) -> Iterator[Door]:
     with Door("mongodb", folder) as door:
         for start in range(0, len(POPULATION), 150):
             door.add(POPULATION[start : start + 150])
+        # Search has to find what is in the index of words and what is not yet.
+        index(folder, len(POPULATION) // 2)
         yield door
 
 
@@ -257,6 +264,7 @@ def test_a_search_looks_at_the_texts_with_the_rarest_word_only(populated: Door, 
         for each in POPULATION
         for text in [each.response_text, *(piece.text for piece in each.request_pieces)]
     )
+    index(folder)
     with noted(folder, "gemini_texts") as questions:
         assert populated.search("alpha rare x", Query()) == ()
         assert populated.search("alpha rare beta", Query())
@@ -285,6 +293,7 @@ def test_a_search_passes_over_what_its_filter_leaves_out(
     ]
     for some in days:
         store.add(some)
+    index(tmp_path)
     with noted(tmp_path, "gemini_texts") as questions:
         assert found(store, "nowhere needle", query(day)) == []
         assert found(store, "needle", query(day)) == ids(reversed(days[day]))

@@ -312,8 +312,13 @@ class ExchangeStore(Protocol):
 
     async def aclose(self) -> None: ...
 
-    async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult:
-        """Take in a batch and the positions that go with it: all of it or, when this raises, nothing."""
+    async def add(
+        self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = (), *, more: bool = False
+    ) -> AddResult:
+        """Take in a batch and the positions that go with it: all of it or, when this raises, nothing.
+
+        `more`: another batch follows at once, so what follows from exchanges (sums, entries) may be left for then.
+        """
         ...
 
     async def settled(self, patience_s: float = 10.0) -> bool:

@@ -41,7 +41,7 @@ def tokens(text: str) -> list[str]:
 def index_words(text: str) -> list[str]:
     """The distinct words of a text, as `tokens` has them."""
     words = dict.fromkeys(_words(text))
-    if any(map(LONGEST_WORD.__lt__, map(len, words))):
+    if max(map(len, words), default=0) > LONGEST_WORD:
         words = dict.fromkeys(word[:LONGEST_WORD] for word in words)
     return list(words)
 

@@ -5,7 +5,8 @@ What a user reads of an error never holds a password: it names hosts and databas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
-from pymongo import AsyncMongoClient, ReadPreference
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     AutoReconnect,
@@ -44,6 +45,7 @@ PATIENCE_MS = 10_000
 LONGEST_REASON = 200
 
 _URI_ADVICE = "Write mongodb://user:password@host:27017/gemini_proxy, with %40 for @, %3A for : and %2F for / in it."
+_NO_LOGIN_ADVICE = "Write user and password into GEMINI_PROXY_STORE: mongodb://user:password@host:27017/gemini_proxy."
 _LOGIN_ADVICE = (
     "Check user and password in GEMINI_PROXY_STORE; add ?authSource=admin if the user was made in the database admin."
 )
@@ -87,6 +89,24 @@ def database_of(client: Client) -> Database:
     return client.get_default_database(DATABASE, codec_options=CODEC, read_preference=ReadPreference.PRIMARY)
 
 
+def unwaiting(database: Database) -> Database:
+    """The same, for writes that a later one follows which waits until it is in the server's own journal.
+
+    That journal is one sequence: what is in it makes everything before it lasting too. A replica set waits all the same
+    (its majority is one of journals), for a step may follow on another primary.
+    """
+    return database.with_options(write_concern=WriteConcern("majority"))
+
+
+async def at_once(*works: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What these give, run side by side to the end of each. Raises what the first of them did that failed."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Raise StoreUnavailable for what keeps the server from serving us; faults of a document pass as they are."""
@@ -103,7 +123,7 @@ def store_errors(uri: str) -> Iterator[None]:
         if not _is_of_uri(error):
             raise
         raise StoreUnavailable(
-            f"The store's MongoDB URI cannot be used: {_without_secrets(str(error), uri)}."
+            f"The store's MongoDB URI cannot be used: {_without_secrets(str(error), uri)}.", _URI_ADVICE
         ) from None
 
 
@@ -147,8 +167,12 @@ def _trouble(error: PyMongoError, name: str) -> StoreUnavailable:
 def _refusal(error: OperationFailure, name: str, reason: str) -> StoreUnavailable:
     if error.code == _LOGIN_REFUSED:
         return StoreUnavailable(f"{name} refuses the login: user, password or authSource is wrong.", _LOGIN_ADVICE)
+    if error.code == _UNAUTHORIZED and "requires authentication" in reason:
+        return StoreUnavailable(f"{name} asks for a login, and the store's URI has none.", _NO_LOGIN_ADVICE)
     if error.code == _UNAUTHORIZED:
-        return StoreUnavailable(f"{name}: the user lacks rights ({reason}).", RIGHTS_ADVICE)
+        return StoreUnavailable(
+            f"{name}: the user lacks rights ({reason}): it needs the role readWrite on the database.", RIGHTS_ADVICE
+        )
     return StoreUnavailable(f"{name} refuses: {reason}.")
 
 
@@ -163,7 +187,7 @@ def too_old(name: str, what: str) -> StoreUnavailable:
 def _reason(error: PyMongoError) -> str:
     details = error.details if isinstance(error, OperationFailure) else None
     text = str((details or {}).get("errmsg") or error)
-    for end in (" (configured timeouts", ", Timeout:", ", full error:", "\n"):
+    for end in (" (configured timeouts", ", Timeout:", ", full error:", " to execute command", "\n"):
         text = text.partition(end)[0]
     return text[:LONGEST_REASON].rstrip(". ") or type(error).__name__
 

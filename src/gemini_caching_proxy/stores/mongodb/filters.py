@@ -44,6 +44,8 @@ class Choice:
     digests: Sequence[bytes] | None
     """Facets that the query's facet fields allow, None for all."""
     horizon: int
+    indexed: int
+    """Up to where texts are in the index of words."""
 
     @property
     def is_empty(self) -> bool:

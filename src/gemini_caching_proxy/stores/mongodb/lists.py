@@ -44,9 +44,9 @@ class Lists:
 
     async def choice(self, query: Query) -> Choice:
         """A query as things stand."""
-        horizon = (await state.look(self._database)).horizon
-        await self._facets.refresh(horizon)
-        return Choice(query, self._facets.matching(query), horizon)
+        seen = await state.look(self._database)
+        await self._facets.refresh(seen.horizon)
+        return Choice(query, self._facets.matching(query), seen.horizon, seen.indexed)
 
     async def page(self, query: Query, limit: int, cursor: str | None) -> Page:
         """See `ExchangeStore.list`."""

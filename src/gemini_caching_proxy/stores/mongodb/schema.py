@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, timeout
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from gemini_caching_proxy.errors import FormatTooNew
@@ -60,7 +60,12 @@ INDEXES: Final[dict[str, list[IndexModel]]] = {
         _index("members", ("parts", ASCENDING), partialFilterExpression={"kind": "list"}),
     ],
     TEXTS: [
-        _index("words", ("words", ASCENDING), ("sequence", DESCENDING)),
+        # Texts come in without being in it: see `indexing.py`. `indexed` is a key so that it covers that condition.
+        _index(
+            "words",
+            *(("words", ASCENDING), ("sequence", DESCENDING), ("indexed", ASCENDING)),
+            partialFilterExpression={"indexed": True},
+        ),
         _index("sequence", ("sequence", ASCENDING)),
     ],
     CACHE: [
@@ -153,8 +158,10 @@ async def version_of(database: Database, uri: str) -> int:
 
 
 async def check_server(database: Database, uri: str) -> None:
-    """Raises StoreUnavailable for a server that is too old."""
-    info = await database.client.server_info()
+    """Raises StoreUnavailable for a server that is too old, and soon for one that is away."""
+    # With a `timeoutMS` PyMongo looks for a server as long as that, whatever `serverSelectionTimeoutMS` says.
+    with timeout(database.client.options.server_selection_timeout):
+        info = await database.client.server_info()
     version = tuple(info["versionArray"][:2])
     if version < OLDEST_SERVER:
         raise too_old(shown_uri(uri), f"it is MongoDB {info['version']}")
@@ -195,6 +202,7 @@ NEW_STATE: Final[Document] = {
     "next": 1,
     "open": {},
     "settled": 0,
+    "indexed": 0,
     "exchanges": 0,
     "body_bytes": 0,
     "epoch": 0,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -98,7 +98,7 @@ class Search:
         """Texts that hold the words, some at a time."""
         rest = {"$and": [terms.condition, choice.conditions]} if choice.conditions else terms.condition
         batch: list[Match] = []
-        async with aclosing(self._stretches(terms, choice, walk)) as stretches:
+        async with aclosing(self._both(terms, choice, walk)) as stretches:
             async for condition, index in stretches:
                 pipeline: list[Document] = [
                     {"$match": condition},
@@ -116,8 +116,23 @@ class Search:
                             batch = []
         yield batch
 
+    async def _both(self, terms: Terms, choice: Choice, walk: Walk) -> AsyncGenerator[tuple[Document, str], None]:
+        """Conditions that lead to all candidates in order, each with the index for it.
+
+        The newest texts are not in the index of words yet; they are few, and all looked at.
+        """
+        indexed = replace(walk, highest=min(walk.highest, choice.indexed))
+        fresh = replace(walk, lowest=max(walk.lowest, choice.indexed + 1))
+        for part in (fresh, indexed) if walk.direction == DESCENDING else (indexed, fresh):
+            if part.is_over:
+                continue
+            stretches = self._stretches(terms, choice, part) if part is indexed else self._walked({}, choice, part)
+            async with aclosing(stretches):
+                async for stretch in stretches:
+                    yield stretch
+
     async def _stretches(self, terms: Terms, choice: Choice, walk: Walk) -> AsyncGenerator[tuple[Document, str], None]:
-        """Conditions that lead to all candidates in order, each with the index for it."""
+        """As `_both`, for texts that are in the index."""
         rarest, count = await self._rarest(terms.words, walk)
         listed: Sequence[int] | None = None
         if count > FEW_TEXTS:
@@ -129,7 +144,14 @@ class Search:
             for sequences in _in_order(listed, walk):
                 yield {"sequence": {"$in": sequences}}, "sequence"
             return
-        led, index = ({}, "sequence") if rarest is None else ({"words": rarest}, "words")
+        led = {} if rarest is None else {"words": rarest, "indexed": True}
+        async with aclosing(self._walked(led, choice, walk)) as stretches:
+            async for stretch in stretches:
+                yield stretch
+
+    async def _walked(self, led: Document, choice: Choice, walk: Walk) -> AsyncGenerator[tuple[Document, str], None]:
+        """The walk in stretches, led by a word or by nothing."""
+        index = "words" if led else "sequence"
         size = SHORTEST_STRETCH
         while not (walk := await self._extents.trimmed(walk, choice)).is_over:
             edge = await self._edge({**led, "sequence": walk.span}, index, walk.direction, size)
@@ -144,7 +166,7 @@ class Search:
         if not words:
             return None, FEW_TEXTS + 1
         tried = sorted(words, key=len, reverse=True)[:MOST_COUNTED]
-        counts = [await self._count({"words": word, "sequence": walk.span}) for word in tried]
+        counts = [await self._count({"words": word, "sequence": walk.span, "indexed": True}) for word in tried]
         count = min(counts)
         return tried[counts.index(count)], count
 
@@ -166,11 +188,12 @@ class Search:
     async def _begun(self, terms: Terms) -> list[int] | None:
         """Sequence numbers of texts with a word of that beginning, in no order; None if they are many."""
         first, last = terms.span
-        keys: Any = self._collection.find({}, return_key=True, hint="words", limit=1, skip=FEW_BEGUN)
-        ends = [("words", first), ("sequence", INT64_MAX)], [("words", last), ("sequence", INT64_MAX)]
+        inside = {"indexed": True}
+        keys: Any = self._collection.find(inside, return_key=True, hint="words", limit=1, skip=FEW_BEGUN)
+        ends = [[("words", word), ("sequence", INT64_MAX), ("indexed", False)] for word in (first, last)]
         if await keys.min(ends[0]).max(ends[1]).to_list():
             return None
-        keys = self._collection.find({}, return_key=True, hint="words")
+        keys = self._collection.find(inside, return_key=True, hint="words")
         return [int(each["sequence"]) async for each in keys.min(ends[0]).max(ends[1])]
 
     async def _verified(self, terms: Terms, matches: list[Match]) -> list[Match]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from pymongo.errors import PyMongoError
 
 from . import entries, state
 from .connection import Database, Document
+from .indexing import Indexing
 from .leases import SECONDS, Lease
 from .rollups import FOLDED, Fold, Rollups, Scopes
 from .schema import INTERACTIONS, STATE
@@ -30,6 +31,12 @@ LONGEST_RANGE: Final = 2000
 """Sequence numbers that are settled at once."""
 PATIENCE_S: Final = 0.5
 """How long one call goes on; what is left then is settled in the background or by the next."""
+QUIET_S: Final = 0.1
+"""Without a new batch for so long, there is time to index."""
+BREATH_S: Final = 0.02
+"""Between two steps of it."""
+MOST_UNINDEXED: Final = 50_000
+"""Sequence numbers; beyond, indexing does not wait for a quiet time."""
 PAUSE_S: Final = 0.5
 """Before the background looks whether something is left, and before a lease nobody needs is given back."""
 LOOK_S: Final = 0.05
@@ -68,9 +75,11 @@ class Settlement:
         self._turn = asyncio.Lock()
         self._scopes = Scopes(database)
         self._rollups = Rollups(database)
+        self._indexing = Indexing(database)
         self._reached = -1
         """Up to where this one settled; others' doing shows by a state that is elsewhere."""
         self._asked = 0.0
+        self._batches = 0
         self._background: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -91,6 +100,16 @@ class Settlement:
             if self._background is None or self._background.done():
                 self._background = asyncio.get_running_loop().create_task(self._follow_up())
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While a batch is taken in, and shortly after, nothing is indexed."""
+        self._batches += 1
+        try:
+            yield
+        finally:
+            self._batches -= 1
+            self._asked = monotonic()
+
     async def aclose(self) -> None:
         """Settle what is left if nobody else does, and give the lease back."""
         background, self._background = self._background, None
@@ -102,17 +121,29 @@ class Settlement:
             await self._give_back()
 
     async def _follow_up(self) -> None:
-        """Settle what was left or came in elsewhere; give the lease back when no one has asked for a while."""
+        """Settle what was left or came in elsewhere, then index; give the lease back when no one asks any more."""
+        indexes = False
         try:
             while True:
-                await asyncio.sleep(PAUSE_S)
-                if monotonic() - self._asked < PAUSE_S or not await self._settle(PATIENCE_S):
+                await asyncio.sleep(BREATH_S if indexes else PAUSE_S)
+                indexes = await self._index()
+                if indexes or monotonic() - self._asked < PAUSE_S or not await self._settle(PATIENCE_S):
                     continue
                 if monotonic() - self._asked >= PAUSE_S:
                     await self._give_back()
                     return
         except PyMongoError as error:
             _log.debug("Settling in the background failed, the next batch tries again: %s", type(error).__name__)
+
+    async def _index(self) -> bool:
+        """Index some texts if there is time; whether there may be more. For who has the lease."""
+        if monotonic() >= self._held_until:
+            return False
+        seen = await state.look(self._database)
+        left = seen.settled - seen.indexed
+        if left > MOST_UNINDEXED or (left > 0 and not self._batches and monotonic() - self._asked > QUIET_S):
+            await self._indexing.step(seen)
+        return left > 0
 
     async def _give_back(self) -> None:
         async with self._turn:

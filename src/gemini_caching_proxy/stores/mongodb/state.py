@@ -19,7 +19,7 @@ from gemini_caching_proxy.errors import StoreUnavailable
 from .connection import Database, Document
 from .schema import NEW_STATE, STATE
 
-ABANDONED_SECONDS: Final = 60
+ABANDONED_SECONDS: Final = 20
 """A batch open for longer was left by a writer that died."""
 _ID: Final = {"_id": "state"}
 _LEFT_OUT: Final = {"pruning": 0}
@@ -37,6 +37,8 @@ class State:
     """Everything up to this one is in rollups and sums."""
     settling: int
     """Up to where somebody is at it; `settled` when nobody is."""
+    indexed: int
+    """Texts up to this sequence number are in the index of words; never more than `settled`."""
     epoch: int
     """Goes up when parts are about to be deleted: which parts are there is to be asked again."""
     exchanges: int
@@ -57,6 +59,7 @@ class State:
             horizon=min(opened.values(), default=following) - 1,
             settled=settled,
             settling=int(document.get("settling") or settled),
+            indexed=int(document.get("indexed", 0)),
             epoch=int(document["epoch"]),
             exchanges=int(document["exchanges"]),
             body_bytes=int(document["body_bytes"]),

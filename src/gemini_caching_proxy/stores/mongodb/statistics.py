@@ -71,9 +71,9 @@ class Statistics:
 
     async def _choice(self, query: Query) -> Choice:
         """The query as things stand."""
-        horizon = (await state.look(self._database)).horizon
-        await self._facets.refresh(horizon)
-        return Choice(query, self._facets.matching(query), horizon)
+        seen = await state.look(self._database)
+        await self._facets.refresh(seen.horizon)
+        return Choice(query, self._facets.matching(query), seen.horizon, seen.indexed)
 
     async def _add(self, answer: _Answer, condition: Document, index: str, horizon: int, *, after: int = 0) -> int:
         """Add exchanges with sequence numbers from after `after` up to the horizon; how many there were."""

@@ -34,7 +34,7 @@ from gemini_caching_proxy.stores.base import (
 
 from . import entries, schema, state
 from .answers import Answers
-from .connection import Client, Database, database_of, make_client, store_errors
+from .connection import Client, Database, database_of, make_client, store_errors, unwaiting
 from .eviction import Eviction
 from .facets import Facets
 from .lists import Lists
@@ -107,12 +107,14 @@ class MongoDBStore:
             raise StoreUnavailable(f"The store {shown_uri(self._uri)} is not open for writing.")
         return self._writable
 
-    async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult:
+    async def add(
+        self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = (), *, more: bool = False
+    ) -> AddResult:
         writing = self._writing
         async with writing.turn:
-            with store_errors(self._uri):
+            with store_errors(self._uri), writing.settlement.waiting():
                 result = await writing.writer.add(exchanges, positions)
-                if exchanges:
+                if exchanges and not more:
                     await writing.settlement.settle()
         return result
 
@@ -223,7 +225,7 @@ class _Writable:
         self.turn = asyncio.Lock()
         """Batches are taken in one after the other."""
         self.writer = Writer(database, name)
-        self.settlement = Settlement(database)
+        self.settlement = Settlement(unwaiting(database))
         self.eviction = Eviction(database, Facets(database))
         self.pruning = Pruning(database, self.settlement)
 

@@ -27,7 +27,7 @@ from gemini_caching_proxy.stores.facets import INT64_MAX, bounded, clean
 from gemini_caching_proxy.stores.phrases import index_words
 
 from . import state
-from .connection import CODEC, Database, Document, duplicates, only_duplicates
+from .connection import CODEC, Database, Document, at_once, duplicates, only_duplicates, unwaiting
 from .documents import Sketch, sketch
 from .facets import Facets
 from .parts import PartWriter
@@ -53,9 +53,10 @@ class Writer:
     def __init__(self, database: Database, name: str) -> None:
         """`name`: whose batches these are; of two writers with one name each closes what the other left open."""
         self._database = database
+        self._before = unwaiting(database)
         self._name = name
         self._codec = Codec()
-        self._parts = PartWriter(database)
+        self._parts = PartWriter(self._before)
         self._facets = Facets(database)
 
     def __repr__(self) -> str:
@@ -63,18 +64,17 @@ class Writer:
 
     async def begin(self) -> None:
         """Close what a predecessor of this name left open."""
-        await state.close(self._database, self._name)
+        await state.close(self._before, self._name)
 
     async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition]) -> AddResult:
         """See `ExchangeStore.add`."""
         new = await self._new(exchanges)
         sketches = [sketch(each, self._codec) for each in new]
         added = await self._write(sketches) if sketches else 0
-        try:
+        if sketches:
+            await at_once(self.note(positions), state.close(self._before, self._name))
+        else:
             await self.note(positions)
-        finally:
-            if sketches:
-                await state.close(self._database, self._name)
         return AddResult(added=added, duplicates=len(exchanges) - added)
 
     async def _new(self, exchanges: Sequence[Exchange]) -> list[Exchange]:
@@ -89,19 +89,23 @@ class Writer:
 
     async def _write(self, sketches: Sequence[Sketch]) -> int:
         drawn = _now()
-        first, seen = await state.draw(self._database, self._name, len(sketches))
+        first, seen = await state.draw(self._before, self._name, len(sketches))
         self._parts.begin(seen.epoch)
         try:
             batch = self._batch(sketches, first)
         except BaseException:
-            await state.close(self._database, self._name)
+            await state.close(self._before, self._name)
             raise
-        await self._insert(FACETS, batch.facets)
-        made = await self._parts.write(batch.parts)
-        await self._write_texts(batch.texts, made)
+        _, made, left = await at_once(
+            self._insert(self._before, FACETS, batch.facets),
+            self._parts.write(batch.parts),
+            self._insert_texts(batch.texts),
+        )
+        if left:
+            await self._before[TEXTS].bulk_write([_taking(text, made) for text in left], ordered=False)
         if _now() - drawn > STALE_SECONDS:
             return await self._write(sketches)
-        added = await self._insert(INTERACTIONS, batch.exchanges)
+        added = await self._insert(self._database, INTERACTIONS, batch.exchanges)
         self._facets.learn(each.facet for each in sketches)
         return added
 
@@ -125,29 +129,31 @@ class Writer:
         batch.facets = list(facets.values())
         return batch
 
-    async def _insert(self, name: str, documents: Sequence[Document] | Sequence[RawBSONDocument]) -> int:
+    async def _insert(
+        self, database: Database, name: str, documents: Sequence[Document] | Sequence[RawBSONDocument]
+    ) -> int:
         """Insert what is not there yet; how many those were."""
         if not documents:
             return 0
         try:
-            await self._database[name].insert_many(documents, ordered=False)
+            await database[name].insert_many(documents, ordered=False)
         except BulkWriteError as error:
             return len(documents) - only_duplicates(error)
         return len(documents)
 
-    async def _write_texts(self, texts: Sequence[Document], made: set[bytes]) -> None:
-        """Insert texts. `made`: parts that this batch made.
+    async def _insert_texts(self, texts: Sequence[Document]) -> list[Document]:
+        """Insert texts; those that are there already.
 
-        Where a text is there already, an attempt that broke off left it, with a number that will not be, or a part
-        that was pruned did, or the part is somebody else's and so is its text.
+        An attempt that broke off left it, with a number that will not be, or a part that was pruned did, or the part is
+        somebody else's and so is its text.
         """
         if not texts:
-            return
+            return []
         try:
-            await self._database[TEXTS].insert_many(texts, ordered=False)
+            await self._before[TEXTS].insert_many(texts, ordered=False)
         except BulkWriteError as error:
-            known = [texts[index] for index in duplicates(error)]
-            await self._database[TEXTS].bulk_write([_taking(text, made) for text in known], ordered=False)
+            return [texts[index] for index in duplicates(error)]
+        return []
 
     async def note(self, positions: Sequence[JournalPosition]) -> None:
         """Write down how far journals are taken in."""

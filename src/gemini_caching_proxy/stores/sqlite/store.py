@@ -129,7 +129,9 @@ class SQLiteStore:
             raise StoreUnavailable(f"The store {self._path} is not open for writing.")
         return await self._run(self._write_thread, lambda: work(writer))
 
-    async def add(self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = ()) -> AddResult:
+    async def add(
+        self, exchanges: Sequence[Exchange], positions: Sequence[JournalPosition] = (), *, more: bool = False
+    ) -> AddResult:
         return await self._write(lambda writer: writer.add(exchanges, positions))
 
     async def settled(self, patience_s: float = 10.0) -> bool:
