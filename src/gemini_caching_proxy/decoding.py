@@ -52,11 +52,14 @@ def _understand(exchange: Exchange, provider: Provider, index: Index | None) -> 
     problems = [text for text in (request_plain.error, response_plain.error, decoded.error) if text]
     chain = () if _threadless(exchange.operation) else decoded.conversation
     model = exchange.model or decoded.model
-    entry = None if index is None else index.entry(exchange if exchange.model else replace(exchange, model=model))
+    made = None
+    if index is not None:
+        made = index.entry(exchange if exchange.model else replace(exchange, model=model))
+    entry = made or (exchange.entry_key, exchange.entry_kind)
     understood = replace(
         exchange,
-        entry_key=None if entry is None else entry[0],
-        entry_kind=None if entry is None else entry[1],
+        entry_key=entry[0],
+        entry_kind=entry[1],
         stream_shape=decoded.stream_shape,
         model=model,
         model_version=decoded.model_version,

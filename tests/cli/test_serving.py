@@ -24,7 +24,7 @@ from .conftest import run_program
         (["--port", "many"], "--port"),
         (["--port", "99999"], "--port"),
         (["--host", "0.0.0.0"], "allow_remote"),
-        (["--store", "mongodb://x"], "--store"),
+        (["--store", "mongo://x"], "--store"),
         (["--tls-cert", "/nowhere.pem"], "tls_key"),
         (["--gemini-base-url", "ftp://x"], "--gemini-base-url"),
         (["--cache", "some"], "--cache"),
