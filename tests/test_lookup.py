@@ -79,6 +79,36 @@ def test_a_store_that_hangs_is_not_asked_again() -> None:
     asyncio.run(main())
 
 
+def test_a_prepared_store_is_open_before_the_first_question() -> None:
+    async def main() -> None:
+        store = HandStore()
+        lookup = looking(store)
+        await lookup.prepare()
+        assert (store.opened, store.asked) == (1, 0)
+        await lookup.aclose()
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_opened_yet_is_tried_again_by_the_first_question() -> None:
+    class NotYet(HandStore):
+        async def open(self, *, read_only: bool = False) -> None:
+            await super().open(read_only=read_only)
+            if self.opened == 1:
+                raise StoreUnavailable("not made yet")
+
+    async def main() -> None:
+        store = NotYet()
+        store.go.set()
+        lookup = looking(store)
+        await lookup.prepare()
+        await lookup.find(KEYS)
+        assert (store.opened, store.asked, lookup.failed) == (2, 1, 0)
+        await lookup.aclose()
+
+    asyncio.run(main())
+
+
 def test_there_are_never_too_many() -> None:
     async def main() -> None:
         store = HandStore()

@@ -171,6 +171,8 @@ class Worker:
             for sock in self._sockets
         ]
         self._every(SWEEP_SECONDS, self._sweep)
+        if self._caching is not None:
+            self._spawn(self._caching.lookup.prepare())
         if self._journal is not None:
             self._every(ACCOUNT_SECONDS, self._journal.account_folder)
         calm_collector()
@@ -224,6 +226,7 @@ class Worker:
             index = Index.from_settings(settings, known, imported=True)
             lookup = CassetteLookup(CassetteAnswers(read_cassette(settings.cassette), index.entry))
         else:
+            make_store(settings)  # its library loads now, and not under the first request
             lookup = StoreLookup(lambda: make_store(settings), patience_s=settings.cache_lookup_ms / 1000)
         return Caching(
             policy=Policy.from_settings(settings),

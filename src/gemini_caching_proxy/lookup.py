@@ -43,6 +43,10 @@ class Lookup(Protocol):
         """
         ...
 
+    async def prepare(self) -> None:
+        """Be ready for the first question. Never raises but when cancelled."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -55,6 +59,9 @@ class CassetteLookup:
     async def find(self, keys: Sequence[bytes], *, patient: bool = False) -> RecordedAnswer | None:
         found = await self._source.find_cached(keys)
         return None if found is None else from_store(found)
+
+    async def prepare(self) -> None:
+        """Everything is there."""
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -96,6 +103,11 @@ class StoreLookup:
             return None
         found = task.result()
         return None if found is None else from_store(found)
+
+    async def prepare(self) -> None:
+        """Open the store, if it can be: to connect to a server takes longer than a lookup may."""
+        with contextlib.suppress(ProxyError, OSError):
+            await self._opened()
 
     def _hangs(self) -> bool:
         """Whether a store that was asked longer ago than anybody's patience still owes the answer."""
