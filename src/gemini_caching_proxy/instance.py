@@ -45,7 +45,8 @@ async def agree_on_fingerprints(settings: Settings) -> None:
         await store.open()
         key = await store.agree("fingerprint_key", load_fingerprint_key(settings.data_dir))
         keep_shared_key(settings.data_dir, settings.store, key)
-    except StoreError as error:
-        log.warning("credentials get fingerprints of this proxy alone until the store has been reached", why=str(error))
+    except StoreError:
+        # What is wrong with the store the recorder says.
+        log.info("until the store has been reached, credentials get fingerprints that are this proxy's alone")
     finally:
         await store.aclose()
