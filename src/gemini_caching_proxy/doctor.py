@@ -174,7 +174,7 @@ async def check_server(settings: Settings) -> list[Finding]:
         Finding(
             "server",
             "problem",
-            f"{text}: the user may not {', '.join(found.missing)}",
+            f"{text}: the user may not {', '.join(found.missing)}, and needs the role readWrite",
             f'In mongosh, as an administrator: db.grantRolesToUser("{found.user}", '
             f'[{{role: "readWrite", db: "{found.database}"}}])',
         )
